@@ -1,0 +1,1 @@
+"""Which words do we use? Ids, geometry and errors; standard library and numpy only."""

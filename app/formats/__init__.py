@@ -1,0 +1,1 @@
+"""What do the bytes look like? Arrays to wire formats and back; pure."""

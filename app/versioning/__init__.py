@@ -1,0 +1,1 @@
+"""What is a version? Repos, the graph of versions, trees, transactions and the log."""
