@@ -1,0 +1,653 @@
+"""What is in a DVID compressed label block, and how is one made?
+
+The layout is that of DVID's ``labels.Block`` (Janelia's DVID, BSD licence), written down in this project's description of
+DVID's wire formats. All words are little-endian:
+
+* uint32 gx, gy, gz: the sides in sub-blocks of 8 voxels; uint32 N; N uint64 labels (the *header list*);
+* N = 0: a block of zeros, N = 1: a solid block; in both cases nothing follows. Otherwise
+* gx·gy·gz uint16: the number n of labels of each sub-block (z outermost, x fastest), 0 meaning a sub-block of zeros;
+* for every sub-block its n uint32 indices into the header list;
+* for every sub-block with n > 1, 512 values below n of ceil(log2 n) bits, most significant bit first, x fastest.
+
+Volumes are C order (z, y, x). Everything but :func:`check`, :func:`shape`, :func:`encode` and :func:`solid` expects a block
+that :func:`check` has accepted: the compiled code does not look at its sizes again.
+"""
+
+import struct
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from app.kernels.words import (
+    I32,
+    I64,
+    U8,
+    U16,
+    U32,
+    U64,
+    frozen,
+    frozen_c,
+    get16,
+    get32,
+    get64,
+    get64_big,
+    grown8,
+    put16,
+    put32,
+    put64,
+    put64_big,
+    unpack_row,
+    width_of,
+)
+
+SUB = 8
+"""Side of a sub-block in voxels."""
+MIN_SIDE, MAX_SIDE = 16, 1024
+"""Smallest and largest side of a block in voxels."""
+
+Shape = tuple[int, int, int]
+
+
+def shape(data: U8) -> Shape:
+    """Return the shape (z, y, x) in voxels that the header names, or raise ValueError if it cannot be that of a block."""
+    gz, gy, gx, _ = _header(data)
+    for side in (gz, gy, gx):
+        if not MIN_SIDE <= side * SUB <= MAX_SIDE:
+            raise ValueError(
+                f"label block of {gx}×{gy}×{gz} sub-blocks (x, y, z): each must be {MIN_SIDE // SUB} to {MAX_SIDE // SUB}"
+            )
+    return gz * SUB, gy * SUB, gx * SUB
+
+
+def check(data: U8, shape_zyx: Shape | None = None) -> None:
+    """Raise ValueError unless ``data`` (uint8, 1-D) is one well-formed block, of ``shape_zyx`` if that is given.
+
+    Everything the other functions rely on is looked at: the sides, the length to the byte, the number of labels of each
+    sub-block, each index into the header list and each packed value.
+    """
+    data = frozen_c(data, np.uint8, 1, "label block")
+    found = shape(data)
+    if shape_zyx is not None and found != tuple(shape_zyx):
+        raise ValueError(f"label block is {_xyz(found)} voxels (x, y, z), not {_xyz(shape_zyx)}")
+    gz, gy, gx, n = _header(data)
+    end = 16 + 8 * n
+    if n > 1:
+        end += 2 * gz * gy * gx
+    if data.size < end:
+        raise ValueError(f"label block of {data.size} bytes is too short for {n} labels")
+    if n <= 1:
+        if data.size != end:
+            raise ValueError(f"solid label block has {data.size - end} bytes too many")
+        return
+    problem, where = _check(data, gz * gy * gx, n)
+    if problem:
+        raise ValueError(
+            f"label block, sub-block {where}: {_PROBLEMS[problem]}" if where >= 0 else _PROBLEMS[problem]
+        )
+
+
+_PROBLEMS = {
+    1: "more than 512 labels",
+    2: "label block ends too early for its sub-blocks",
+    3: "an index points outside the list of labels",
+    4: "a packed value points outside the sub-block's labels",
+    5: "label block has bytes after its last sub-block",
+}
+
+
+def encode(volume: U64) -> U8:
+    """Compress ``volume``, uint64 (z, y, x) of any strides, to a new block (uint8, 1-D).
+
+    Sides must be multiples of 8 from 16 to 1024, or ValueError. Labels are listed once each, in order of first encounter
+    (sub-block after sub-block); a uniform volume gives a solid block.
+    """
+    volume = frozen(volume, np.uint64, 3, "label volume")
+    _check_shape(volume.shape)
+    return cast(U8, _encode(volume))
+
+
+def solid(label: int, shape_zyx: Shape) -> U8:
+    """Return the block (24 bytes) all of whose voxels are ``label``."""
+    _check_shape(shape_zyx)
+    if not 0 <= label < 1 << 64:
+        raise ValueError(f"label {label} does not fit into 64 bits")
+    z, y, x = (int(side) // SUB for side in shape_zyx)
+    return np.frombuffer(bytearray(struct.pack("<4IQ", x, y, z, 1, int(label))), np.uint8)
+
+
+def decode(data: U8, out: U64) -> None:
+    """Expand a checked block into ``out``, uint64 (z, y, x) of the block's shape and any strides."""
+    data = frozen_c(data, np.uint8, 1, "label block")
+    gz, gy, gx, n = _header(data)
+    _check_out(out)
+    if out.shape != (gz * SUB, gy * SUB, gx * SUB):
+        raise ValueError(
+            f"label block of {_xyz((gz * SUB, gy * SUB, gx * SUB))} voxels does not fill {_xyz(out.shape)}"
+        )
+    _decode(data, gz, gy, gx, n, 0, 0, 0, out)
+
+
+def decode_box(data: U8, start_zyx: Shape, out: U64) -> None:
+    """Expand the box of a checked block that starts at voxel ``start_zyx`` and has the shape of ``out`` into ``out``.
+
+    ``out`` is uint64 (z, y, x) of any strides. Sub-blocks outside of the box are skipped. ValueError if the box leaves the
+    block.
+    """
+    data = frozen_c(data, np.uint8, 1, "label block")
+    gz, gy, gx, n = _header(data)
+    _check_out(out)
+    z, y, x = (int(start) for start in start_zyx)
+    if (
+        min(z, y, x) < 0
+        or z + out.shape[0] > gz * SUB
+        or y + out.shape[1] > gy * SUB
+        or x + out.shape[2] > gx * SUB
+    ):
+        raise ValueError(
+            f"box of {_xyz(out.shape)} voxels at {_xyz((z, y, x))} (x, y, z) leaves the label block"
+        )
+    if out.size:
+        _decode(data, gz, gy, gx, n, z, y, x, out)
+
+
+def labels(data: U8) -> U64:
+    """Return the header list of a checked block as a view (uint64, N); read-only if ``data`` is."""
+    n = _header(data)[3]
+    return data[16 : 16 + 8 * n].view(np.uint64)
+
+
+def relabel(data: U8, labels: U64) -> U8:
+    """Return a copy of a checked block with ``labels`` (uint64, N) as its header list; repeated labels are fine."""
+    n = _header(data)[3]
+    labels = np.asarray(labels)
+    if labels.shape != (n,) or labels.dtype != np.uint64:
+        raise ValueError(f"label block needs {n} uint64 labels, not {labels.dtype} of shape {labels.shape}")
+    new = np.array(data, dtype=np.uint8)
+    new[16 : 16 + 8 * n] = np.ascontiguousarray(labels, "<u8").view(np.uint8)
+    return new
+
+
+def label_at(data: U8, z: int, y: int, x: int) -> int:
+    """Return the label of one voxel of a checked block without expanding it; ValueError if the voxel is outside."""
+    data = frozen_c(data, np.uint8, 1, "label block")
+    gz, gy, gx, n = _header(data)
+    if not (0 <= z < gz * SUB and 0 <= y < gy * SUB and 0 <= x < gx * SUB):
+        raise ValueError(f"voxel {_xyz((z, y, x))} (x, y, z) is outside of the label block")
+    return int(_label_at(data, gz, gy, gx, n, int(z), int(y), int(x)))
+
+
+def labels_at(data: U8, points_zyx: I32) -> U64:
+    """Return the labels (uint64, n) of the voxels ``points_zyx`` (int32, n×3) of a checked block without expanding it.
+
+    ValueError if a point is outside of the block.
+    """
+    data = frozen_c(data, np.uint8, 1, "label block")
+    points = frozen_c(points_zyx, np.int32, 2, "points")
+    gz, gy, gx, n = _header(data)
+    if points.shape[1] != 3:
+        raise ValueError(f"points must be rows of z, y, x, not of {points.shape[1]} numbers")
+    found, outside = _labels_at(data, gz, gy, gx, n, points)
+    if outside >= 0:
+        raise ValueError(f"voxel {_xyz(points[outside])} (x, y, z) is outside of the label block")
+    return cast(U64, found)
+
+
+def counts(data: U8) -> tuple[U64, U32]:
+    """Count the voxels of each label of a checked block: (labels sorted and unique, counts uint32), no zero counts.
+
+    Label 0 is counted like any other.
+    """
+    data = frozen_c(data, np.uint8, 1, "label block")
+    gz, gy, gx, n = _header(data)
+    found, sizes = _counts(data, gz * gy * gx, n)
+    return cast(U64, found), cast(U32, sizes)
+
+
+def _header(data: U8) -> tuple[int, int, int, int]:
+    """Return sub-blocks along z, y, x and the number of labels."""
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 1:
+        raise ValueError("label block must be a 1-D array of uint8")
+    if data.size < 16:
+        raise ValueError(f"label block of {data.size} bytes is too short for its header")
+    gx, gy, gz, n = struct.unpack_from("<4I", data if data.flags.c_contiguous else data[:16].copy())
+    return gz, gy, gx, n
+
+
+def _check_shape(shape_zyx: tuple[int, ...]) -> None:
+    if len(shape_zyx) != 3 or any(s % SUB or not MIN_SIDE <= s <= MAX_SIDE for s in shape_zyx):
+        raise ValueError(
+            f"sides of a label block must be multiples of {SUB} from {MIN_SIDE} to {MAX_SIDE}, not {_xyz(shape_zyx)}"
+        )
+
+
+def _check_out(out: U64) -> None:
+    if not isinstance(out, np.ndarray) or out.dtype != np.uint64 or out.ndim != 3 or not out.dtype.isnative:
+        raise ValueError("label blocks expand into an array of uint64 with 3 axes")
+    if not out.flags.writeable or not out.flags.aligned:
+        raise ValueError("label blocks expand into a writeable, aligned array")
+
+
+def _xyz(zyx: Any) -> str:
+    return "×".join(str(int(side)) for side in reversed(tuple(zyx)))
+
+
+@njit(nogil=True, cache=True)
+def total_of(data: U8, at: int, n: int) -> int:
+    """Sum the ``n`` uint16 at byte ``at``."""
+    total = 0
+    for i in range(n):
+        total += get16(data, at + 2 * i)
+    return total
+
+
+@njit(nogil=True, cache=True)
+def _check(data: U8, subs: int, n_labels: int) -> tuple[int, int]:
+    at_count = 16 + 8 * n_labels
+    at_index = at_count + 2 * subs
+    total = 0
+    end = at_index
+    for s in range(subs):
+        n = get16(data, at_count + 2 * s)
+        if n > 512:
+            return 1, s
+        total += n
+        end += 4 * n + 64 * width_of(n)
+    if end > data.size:
+        return 2, -1
+    if end < data.size:
+        return 5, -1
+    at_value = at_index + 4 * total
+    row = np.empty(8, np.uint16)
+    for s in range(subs):
+        n = get16(data, at_count + 2 * s)
+        bad = False
+        for i in range(n):
+            bad |= get32(data, at_index + 4 * i) >= n_labels
+        if bad:
+            return 3, s
+        at_index += 4 * n
+        w = width_of(n)
+        if (1 << w) > n and w > 0:
+            high = np.uint16(0)
+            for r in range(64):
+                unpack_row(data, at_value + r * w, w, row)
+                for i in range(8):
+                    high = max(high, row[i])
+            if high >= n:
+                return 4, s
+        at_value += 64 * w
+    return 0, 0
+
+
+@njit(nogil=True, cache=True)
+def _decode(data: U8, gz: int, gy: int, gx: int, n_labels: int, z0: int, y0: int, x0: int, out: U64) -> None:
+    nz, ny, nx = out.shape
+    if n_labels <= 1:
+        label = get64(data, 16) if n_labels else np.uint64(0)
+        for z in range(nz):
+            for y in range(ny):
+                for x in range(nx):
+                    out[z, y, x] = label
+        return
+    subs = gz * gy * gx
+    at_count = 16 + 8 * n_labels
+    at_index = at_count + 2 * subs
+    at_value = at_index + 4 * total_of(data, at_count, subs)
+    table = np.zeros(512, np.uint64)
+    for sz in range(gz):
+        za, zb = max(8 * sz, z0), min(8 * sz + 8, z0 + nz)
+        for sy in range(gy):
+            ya, yb = max(8 * sy, y0), min(8 * sy + 8, y0 + ny)
+            for sx in range(gx):
+                xa, xb = max(8 * sx, x0), min(8 * sx + 8, x0 + nx)
+                n = get16(data, at_count)
+                w = width_of(n)
+                if za < zb and ya < yb and xa < xb:
+                    if n <= 1:
+                        label = get64(data, 16 + 8 * get32(data, at_index)) if n else np.uint64(0)
+                        if xb - xa == 8:
+                            for z in range(za - z0, zb - z0):
+                                for y in range(ya - y0, yb - y0):
+                                    for i in range(8):
+                                        out[z, y, xa - x0 + i] = label
+                        else:
+                            for z in range(za - z0, zb - z0):
+                                for y in range(ya - y0, yb - y0):
+                                    for x in range(xa - x0, xb - x0):
+                                        out[z, y, x] = label
+                    else:
+                        for i in range(n):
+                            table[i] = get64(data, 16 + 8 * get32(data, at_index + 4 * i))
+                        for z in range(za, zb):
+                            for y in range(ya, yb):
+                                at = at_value + ((z & 7) * 8 + (y & 7)) * w
+                                _decode_row(
+                                    data, at, w, table, out, z - z0, y - y0, xa - x0, xb - x0, 8 * sx - x0
+                                )
+                at_count += 2
+                at_index += 4 * n
+                at_value += 64 * w
+
+
+@njit(nogil=True, cache=True)
+def _decode_row(
+    data: U8, at: int, width: int, table: U64, out: U64, z: int, y: int, xa: int, xb: int, origin: int
+) -> None:
+    """Write voxels xa..xb of one row of eight that begins at ``origin`` (both in coordinates of ``out``)."""
+    v = get64_big(data, at)
+    w = np.uint64(width)
+    shift = np.uint64(64) - w
+    if width <= 8:
+        if xb - xa == 8:
+            for i in range(8):
+                out[z, y, xa + i] = table[v >> shift]
+                v <<= w
+        else:
+            v <<= np.uint64(width * (xa - origin))
+            for x in range(xa, xb):
+                out[z, y, x] = table[v >> shift]
+                v <<= w
+    else:
+        second = get64_big(data, at + 1) << np.uint64(28)
+        for i in range(8):
+            if i == 4:
+                v = second
+            if xa <= origin + i < xb:
+                out[z, y, origin + i] = table[v >> shift]
+            v <<= w
+
+
+@njit(nogil=True, cache=True)
+def _mix(label: np.uint64) -> np.uint64:
+    h = (label ^ (label >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
+    return h ^ (h >> np.uint64(29))
+
+
+@njit(nogil=True, cache=True)
+def _slot(keys: U64, used: I32, label: np.uint64) -> int:
+    """Find the slot of ``label``, or the free one where it belongs; the table's size is a power of two."""
+    mask = np.uint64(keys.size - 1)
+    at = _mix(label) & mask
+    while used[at] >= 0 and keys[at] != label:
+        at = (at + np.uint64(1)) & mask
+    return np.int64(at)
+
+
+@njit(nogil=True, cache=True)
+def _encode(vol: U64) -> U8:
+    gz, gy, gx = vol.shape[0] // 8, vol.shape[1] // 8, vol.shape[2] // 8
+    subs = gz * gy * gx
+    # the header list: a list, and a hash table over it
+    listed = np.empty(256, np.uint64)
+    n_listed = 0
+    keys = np.empty(1024, np.uint64)
+    used = np.full(1024, -1, np.int32)
+    recent = vol[0, 0, 0]
+    recent_at = np.int32(-1)
+    # what is written per sub-block
+    n_of = np.empty(subs, np.uint16)
+    indices = np.empty(max(64, 2 * subs), np.uint32)
+    n_indices = 0
+    packed = np.empty(256 * subs, np.uint8)
+    n_packed = 0
+    # the labels of one sub-block: a list, and a hash table over those beyond the first 8
+    local = np.empty(512, np.uint64)
+    slots = np.zeros(1024, np.int64)  # serial number of the sub-block * 1024 + place in the list
+    values = np.empty(512, np.uint16)
+    serial = 0
+    for sz in range(gz):
+        for sy in range(gy):
+            for sx in range(gx):
+                sub = vol[8 * sz : 8 * sz + 8, 8 * sy : 8 * sy + 8, 8 * sx : 8 * sx + 8]
+                prev = sub[0, 0, 0]
+                local[0] = prev
+                n = 1
+                cur = np.uint16(0)
+                serial += 1
+                at_row = 0
+                uniform_rows = 0
+                for z in range(8):
+                    for y in range(8):
+                        differ = np.uint64(0)
+                        for x in range(8):
+                            differ |= sub[z, y, x] ^ prev
+                        if differ == np.uint64(0):
+                            for x in range(8):
+                                values[at_row + x] = cur
+                        else:
+                            for x in range(8):
+                                v = sub[z, y, x]
+                                if v != prev:
+                                    prev = v
+                                    found = -1
+                                    for i in range(min(n, 8)):
+                                        if local[i] == v:
+                                            found = i
+                                    if found < 0:
+                                        if n < 8:
+                                            found = n
+                                            local[n] = v
+                                            n += 1
+                                        else:
+                                            h = _mix(v) & np.uint64(1023)
+                                            while True:
+                                                if slots[h] >> 10 != serial:
+                                                    slots[h] = serial << 10 | n
+                                                    found = n
+                                                    local[n] = v
+                                                    n += 1
+                                                    break
+                                                found = slots[h] & 1023
+                                                if local[found] == v:
+                                                    break
+                                                h = (h + np.uint64(1)) & np.uint64(1023)
+                                    cur = np.uint16(found)
+                                values[at_row + x] = cur
+                        at_row += 8
+                # indices of its labels
+                s = (sz * gy + sy) * gx + sx
+                n_of[s] = n
+                if n_indices + n > indices.size:
+                    more = np.empty(max(2 * indices.size, n_indices + n), np.uint32)
+                    more[:n_indices] = indices[:n_indices]
+                    indices = more
+                for i in range(n):
+                    v = local[i]
+                    if v != recent or recent_at < 0:
+                        at = _slot(keys, used, v)
+                        if used[at] < 0:
+                            if n_listed == listed.size:
+                                longer = np.empty(2 * n_listed, np.uint64)
+                                longer[:n_listed] = listed
+                                listed = longer
+                            if 2 * n_listed >= keys.size:
+                                keys = np.empty(4 * keys.size, np.uint64)
+                                used = np.full(keys.size, -1, np.int32)
+                                for k in range(n_listed):
+                                    at = _slot(keys, used, listed[k])
+                                    keys[at] = listed[k]
+                                    used[at] = k
+                                at = _slot(keys, used, v)
+                            listed[n_listed] = v
+                            keys[at] = v
+                            used[at] = n_listed
+                            n_listed += 1
+                        recent = v
+                        recent_at = used[at]
+                    indices[n_indices + i] = recent_at
+                n_indices += n
+                # its values
+                if n > 1:
+                    w = width_of(n)
+                    packed = grown8(packed, n_packed + 64 * w + 8)
+                    _pack(values, w, packed, n_packed)
+                    n_packed += 64 * w
+    if n_listed == 1:
+        out = np.empty(24, np.uint8)
+    else:
+        out = np.empty(16 + 8 * n_listed + 2 * subs + 4 * n_indices + n_packed, np.uint8)
+    put32(out, 0, gx)
+    put32(out, 4, gy)
+    put32(out, 8, gz)
+    put32(out, 12, n_listed)
+    for i in range(n_listed):
+        put64(out, 16 + 8 * i, listed[i])
+    if n_listed == 1:
+        return out
+    at_out = 16 + 8 * n_listed
+    for i in range(subs):
+        put16(out, at_out + 2 * i, np.int64(n_of[i]))
+    at_out += 2 * subs
+    for i in range(n_indices):
+        put32(out, at_out + 4 * i, np.int64(indices[i]))
+    at_out += 4 * n_indices
+    out[at_out:] = packed[:n_packed]
+    return out
+
+
+@njit(nogil=True, cache=True)
+def _pack(values: U16, width: int, out: U8, at: int) -> None:
+    """Pack 512 values, most significant bit first; up to 8 bytes after the last one may be overwritten."""
+    w = np.uint64(width)
+    if width <= 8:
+        top = np.uint64(64 - 8 * width)
+        for r in range(64):
+            v = np.uint64(0)
+            for i in range(8):
+                v = (v << w) | np.uint64(values[8 * r + i])
+            put64_big(out, at + r * width, v << top)
+    else:
+        for r in range(64):
+            v = np.uint64(0)
+            for i in range(4):
+                v = (v << w) | np.uint64(values[8 * r + i])
+            last = np.uint64(0)
+            for i in range(4, 8):
+                last = (last << w) | np.uint64(values[8 * r + i])
+            put64_big(out, at + 9 * r, (v << np.uint64(28)) | (last >> np.uint64(8)))
+            out[at + 9 * r + 8] = np.uint8(last)
+
+
+@njit(nogil=True, cache=True)
+def layout(data: U8, subs: int, n_labels: int) -> tuple[I64, I64]:
+    """Return the byte positions of each sub-block's indices and values, both int64 of subs + 1 (for n_labels > 1)."""
+    at_count = 16 + 8 * n_labels
+    index = np.empty(subs + 1, np.int64)
+    value = np.empty(subs + 1, np.int64)
+    at_index = at_count + 2 * subs
+    at_value = at_index + 4 * total_of(data, at_count, subs)
+    for s in range(subs):
+        index[s] = at_index
+        value[s] = at_value
+        n = get16(data, at_count + 2 * s)
+        at_index += 4 * n
+        at_value += 64 * width_of(n)
+    index[subs] = at_index
+    value[subs] = at_value
+    return index, value
+
+
+@njit(nogil=True, cache=True)
+def _one(data: U8, at_index: int, at_value: int, n: int, z: int, y: int, x: int) -> np.uint64:
+    """Look up one voxel of a sub-block with n labels."""
+    if n == 0:
+        return np.uint64(0)
+    found = 0
+    if n > 1:
+        w = width_of(n)
+        bit = ((z & 7) * 64 + (y & 7) * 8 + (x & 7)) * w
+        v = get64_big(data, at_value + (bit >> 3)) << np.uint64(bit & 7)
+        found = np.int64(v >> np.uint64(64 - w))
+    return get64(data, 16 + 8 * get32(data, at_index + 4 * found))
+
+
+@njit(nogil=True, cache=True)
+def _label_at(data: U8, gz: int, gy: int, gx: int, n_labels: int, z: int, y: int, x: int) -> np.uint64:
+    if n_labels <= 1:
+        return get64(data, 16) if n_labels else np.uint64(0)
+    subs = gz * gy * gx
+    s = ((z >> 3) * gy + (y >> 3)) * gx + (x >> 3)
+    at_count = 16 + 8 * n_labels
+    at_index = at_count + 2 * subs
+    at_value = at_index
+    for i in range(subs):
+        n = get16(data, at_count + 2 * i)
+        at_value += 4 * n
+        if i < s:
+            at_index += 4 * n
+            at_value += 64 * width_of(n)
+    return _one(data, at_index, at_value, get16(data, at_count + 2 * s), z, y, x)
+
+
+@njit(nogil=True, cache=True)
+def _labels_at(data: U8, gz: int, gy: int, gx: int, n_labels: int, points: I32) -> tuple[U64, int]:
+    out = np.empty(points.shape[0], np.uint64)
+    for p in range(points.shape[0]):
+        z, y, x = points[p, 0], points[p, 1], points[p, 2]
+        if z < 0 or y < 0 or x < 0 or z >= 8 * gz or y >= 8 * gy or x >= 8 * gx:
+            return out, p
+    if n_labels <= 1:
+        out[:] = get64(data, 16) if n_labels else np.uint64(0)
+        return out, -1
+    index, value = layout(data, gz * gy * gx, n_labels)
+    at_count = 16 + 8 * n_labels
+    for p in range(points.shape[0]):
+        z, y, x = np.int64(points[p, 0]), np.int64(points[p, 1]), np.int64(points[p, 2])
+        s = ((z >> 3) * gy + (y >> 3)) * gx + (x >> 3)
+        out[p] = _one(data, index[s], value[s], get16(data, at_count + 2 * s), z, y, x)
+    return out, -1
+
+
+@njit(nogil=True, cache=True)
+def _counts(data: U8, subs: int, n_labels: int) -> tuple[U64, U32]:
+    sizes = np.zeros(n_labels + 1, np.uint32)  # the last one: voxels of sub-blocks without labels
+    if n_labels <= 1:
+        sizes[0] = 512 * subs
+    else:
+        at_count = 16 + 8 * n_labels
+        at_index = at_count + 2 * subs
+        at_value = at_index + 4 * total_of(data, at_count, subs)
+        row = np.empty(8, np.uint16)
+        even = np.zeros(512, np.uint32)
+        odd = np.zeros(512, np.uint32)
+        for s in range(subs):
+            n = get16(data, at_count + 2 * s)
+            w = width_of(n)
+            if n == 0:
+                sizes[n_labels] += np.uint32(512)
+            elif n == 1:
+                sizes[get32(data, at_index)] += np.uint32(512)
+            else:
+                for r in range(64):
+                    unpack_row(data, at_value + r * w, w, row)
+                    for i in range(0, 8, 2):
+                        even[row[i]] += np.uint32(1)
+                        odd[row[i + 1]] += np.uint32(1)
+                for i in range(n):
+                    sizes[get32(data, at_index + 4 * i)] += even[i] + odd[i]
+                    even[i] = 0
+                    odd[i] = 0
+            at_index += 4 * n
+            at_value += 64 * w
+    # sort, join repeated labels, leave out what has no voxels
+    found = np.empty(n_labels + 1, np.uint64)
+    for i in range(n_labels):
+        found[i] = get64(data, 16 + 8 * i)
+    found[n_labels] = 0
+    order = np.argsort(found)
+    out = np.empty(n_labels + 1, np.uint64)
+    out_sizes = np.empty(n_labels + 1, np.uint32)
+    n_out = 0
+    for k in range(n_labels + 1):
+        i = order[k]
+        if sizes[i] == 0:
+            continue
+        if n_out and out[n_out - 1] == found[i]:
+            out_sizes[n_out - 1] += sizes[i]
+        else:
+            out[n_out] = found[i]
+            out_sizes[n_out] = sizes[i]
+            n_out += 1
+    return out[:n_out].copy(), out_sizes[:n_out].copy()
