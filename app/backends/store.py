@@ -1,0 +1,181 @@
+"""One object store, named by a URL: `file://`, `memory://`, `gs://` or `s3://`.
+
+A `Store` knows how to name an object for TensorStore, how long an answer may take, and how to turn TensorStore's
+errors (a `ValueError` whose text starts with the status name) into ours. Nothing above this folder sees a vendor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+import tensorstore as ts
+
+from app.core.errors import Conflict, DvidError, Invalid, StoreUnavailable
+
+T = TypeVar("T")
+
+#: A TensorStore error that starts with one of these means that another writer was first.
+LOST_RACES = ("ABORTED", "ALREADY_EXISTS", "FAILED_PRECONDITION")
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """How the process uses its stores; the same for all of them.
+
+    `durability` is `power` (fsync before an answer; only `file://` has the choice) or `process` (survives the end of
+    the process, not of the machine). Seconds and bytes as named.
+    """
+
+    durability: str = "power"
+    cache_bytes: int = 256 << 20
+    timeout_seconds: float = 10.0
+    max_staleness_seconds: float = 1.0
+    retries: int = 4
+
+
+def classify(error: Exception) -> DvidError:
+    """The error of ours that a TensorStore exception stands for."""
+    text = str(error)
+    if text.startswith(LOST_RACES):
+        return Conflict(text)
+    return StoreUnavailable(text.split(" [", 1)[0])
+
+
+class Store:
+    """An object store below one URL.
+
+    `file:///folder` (or a bare path), `memory://name`, `gs://bucket/prefix`,
+    `s3://bucket/prefix[?endpoint=http://host:port&region=us-east-1]`.
+    """
+
+    def __init__(self, url: str, options: StoreOptions | None = None) -> None:
+        self.options = options or StoreOptions()
+        if "://" not in url:
+            url = "file://" + os.path.abspath(os.path.expanduser(url))
+        self.url = url.rstrip("/")
+        parts = urlsplit(url)
+        self.scheme = parts.scheme
+        self.query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+        if self.scheme == "file":
+            self.bucket, self.prefix = "", "/" + (parts.netloc + parts.path).strip("/") + "/"
+        elif self.scheme == "memory":
+            self.bucket, self.prefix = "", f"{parts.netloc}{parts.path}".strip("/") + "/"
+        elif self.scheme in ("gs", "s3"):
+            self.bucket, self.prefix = parts.netloc, (parts.path.strip("/") + "/").lstrip("/")
+            if not self.bucket:
+                raise Invalid(f"store {url!r} names no bucket")
+        else:
+            raise Invalid(f"store {url!r}: the scheme must be file, memory, gs or s3")
+        self.context = ts.Context(self._context())
+        self._kvstores: dict[str, ts.KvStore] = {}
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether every request crosses a network."""
+        return self.scheme in ("gs", "s3")
+
+    @property
+    def max_staleness(self) -> float:
+        """Seconds for which another pod's commit may stay unseen; 0 where looking is cheap."""
+        return self.options.max_staleness_seconds if self.is_remote else 0.0
+
+    def _context(self) -> dict[str, Any]:
+        retries = {"max_retries": self.options.retries, "initial_delay": "50ms", "max_delay": "500ms"}
+        return {
+            "cache_pool": {"total_bytes_limit": self.options.cache_bytes},
+            "file_io_sync": self.options.durability == "power",
+            "gcs_request_retries": retries,
+            "s3_request_retries": retries,
+        }
+
+    def spec(self, path: str = "") -> dict[str, Any]:
+        """The TensorStore kvstore spec of `path` below this store's URL."""
+        where: dict[str, Any] = {"path": self.prefix + path}
+        if self.scheme == "file":
+            return {"driver": "file", **where}
+        if self.scheme == "memory":
+            return {"driver": "memory", **where}
+        if self.scheme == "gs":
+            return {"driver": "gcs", "bucket": self.bucket, **where}
+        spec = {"driver": "s3", "bucket": self.bucket, **where}
+        if endpoint := self.query.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL"):
+            spec["endpoint"] = endpoint
+            spec["aws_region"] = self.query.get("region") or os.environ.get("AWS_REGION", "us-east-1")
+        elif region := self.query.get("region"):
+            spec["aws_region"] = region
+        if "AWS_ACCESS_KEY_ID" in os.environ:
+            spec["aws_credentials"] = {"type": "environment"}
+        return spec
+
+    async def guard(self, answer: Awaitable[T]) -> T:
+        """Wait for a TensorStore answer, no longer than the time-out, and raise errors as ours."""
+        try:
+            if not self.is_remote:
+                return await answer
+            async with asyncio.timeout(self.options.timeout_seconds):
+                return await answer
+        except TimeoutError:
+            raise StoreUnavailable(f"{self.url} did not answer in {self.options.timeout_seconds:g} s") from None
+        except ValueError as error:
+            raise classify(error) from error
+
+    async def folder(self, path: str) -> ts.KvStore:
+        """The kvstore of a folder (`path` ends with a slash), opened once."""
+        kvstore = self._kvstores.get(path)
+        if kvstore is None:
+            kvstore = await self.guard(ts.KvStore.open(self.spec(path), context=self.context))
+            self._kvstores[path] = kvstore
+        return kvstore
+
+    async def read(self, path: str) -> bytes | None:
+        """The bytes of one object as they are now, or None."""
+        if self.scheme == "file":  # a plain read is ten times cheaper than a round through TensorStore's threads
+            try:
+                with open(self.prefix + path, "rb") as file:  # noqa: ASYNC230
+                    return file.read()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except OSError as error:
+                raise StoreUnavailable(f"{self.url}: {error.strerror}") from error
+        root = await self.folder("")
+        answer = await self.guard(root.read(path))
+        return bytes(answer.value) if answer.state == "value" else None
+
+    async def create(self, path: str, value: bytes) -> bool:
+        """Write an object that must not exist yet; False if it did (whoever made it)."""
+        root = await self.folder("")
+        present = await self.guard(root.read(path))
+        if present.state == "value":
+            return False
+        # A lost reply looks like a lost race, and both leave the object in place.
+        stamp = await self.guard(root.write(path, value, if_equal=present.stamp.generation))
+        return bool(stamp.generation)
+
+    @asynccontextmanager
+    async def exclusively(self, path: str) -> AsyncIterator[None]:
+        """Keep other processes of this machine from committing to the same tree at once.
+
+        Only an economy: commits are optimistic and stay right without it. On a local folder several workers of one
+        server would otherwise spend their time in losing races. The lock ends with the process, however it ends.
+        """
+        if self.scheme != "file":
+            yield
+            return
+        name = self.prefix + path
+        os.makedirs(os.path.dirname(name), exist_ok=True)
+        handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.to_thread(fcntl.flock, handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)

@@ -1,0 +1,96 @@
+"""The log of a tree: one record for each mutation, written in the mutation's own transaction.
+
+Keys are `log/{sequence}` (big-endian), so a list is in the order in which the mutations took effect. A value is the
+nonce of the commit (16 bytes), by which a pod whose answer was lost recognises its own work, and then JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from app.versioning.snapshot import Snapshot
+
+_PREFIX = b"log/"
+_BEGUN = b"state/log/"
+_NONCE_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a mutation did: an action, the version, the mutation id, who did it with what, when, and its arguments."""
+
+    action: str
+    version: str
+    mutation_id: int = 0
+    user: str = ""
+    app: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    time: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def encode(self, nonce: bytes) -> bytes:
+        """The value under its key."""
+        return nonce + orjson.dumps(
+            {
+                "action": self.action,
+                "version": self.version,
+                "mutation": self.mutation_id,
+                "user": self.user,
+                "app": self.app,
+                "time": self.time,
+                **({"arguments": self.arguments} if self.arguments else {}),
+            }
+        )
+
+    @staticmethod
+    def decode(value: bytes) -> Record:
+        """The record that `encode` made."""
+        stored = orjson.loads(value[_NONCE_BYTES:])
+        return Record(
+            stored["action"],
+            stored["version"],
+            stored["mutation"],
+            stored["user"],
+            stored["app"],
+            stored.get("arguments", {}),
+            datetime.fromisoformat(stored["time"]),
+        )
+
+
+def key(number: int) -> bytes:
+    """The key of a record."""
+    return _PREFIX + number.to_bytes(8, "big")
+
+
+def sequence(number: int, nonce: bytes) -> bytes:
+    """The value of the tree's sequence number: the number, and the nonce of the commit that wrote it."""
+    return number.to_bytes(8, "big") + nonce
+
+
+def sequence_of(value: bytes | None) -> int:
+    """The number in such a value; 0 before the first commit."""
+    return 0 if value is None else int.from_bytes(value[:8], "big")
+
+
+def nonce_of(value: bytes) -> bytes:
+    """The nonce of the commit that wrote a record."""
+    return value[:_NONCE_BYTES]
+
+
+def begun_key(version: str) -> bytes:
+    """Where a version keeps the number of its own first record; those before it are inherited."""
+    return _BEGUN + version.encode()
+
+
+async def records(snapshot: Snapshot, version: str) -> list[Record]:
+    """The records of exactly this version, oldest first."""
+    begun = await snapshot.get(begun_key(version))
+    if begun is None:
+        return []
+    items = await snapshot.items(key(sequence_of(begun)), _PREFIX + b"\xff" * 9)
+    found = [Record.decode(value) for _, value in items]
+    return [record for record in found if record.version == version]

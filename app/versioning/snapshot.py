@@ -1,0 +1,169 @@
+"""What a reader sees: one tree at one generation; and what a mutation sees: the same, with its own writes on top."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import tensorstore as ts
+
+from app.backends.ocdbt import read_many
+from app.backends.store import Store
+from app.versioning.cache import Cache
+
+#: Values up to this size are remembered by the process; larger ones stay in TensorStore's cache.
+CACHED_VALUE_BYTES = 256 << 10
+_MISSING = object()
+
+
+class Reader(Protocol):
+    """Ordered keys and values of one moment."""
+
+    async def get(self, key: bytes) -> bytes | None:
+        """The value of a key, or None."""
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of several keys in the order asked."""
+
+    async def keys(self, first: bytes, last: bytes) -> list[bytes]:
+        """All keys k with first <= k < last, ascending."""
+
+
+class Snapshot:
+    """A tree at one generation. It never changes, however much is written meanwhile.
+
+    `scope` is the part of the process's cache that holds this generation's values, None once a newer generation
+    took it over.
+    """
+
+    def __init__(self, store: Store, kvstore: ts.KvStore | None, generation: int, cache: Cache, scope: int) -> None:
+        self._store = store
+        self._kvstore = kvstore
+        self.generation = generation
+        self.cache = cache
+        self.scope: int | None = scope
+
+    async def get(self, key: bytes) -> bytes | None:
+        """The value of a key, or None."""
+        if self._kvstore is None:
+            return None
+        scope = self.scope
+        if scope is not None:
+            known = self.cache.get(scope, key, "value")
+            if known is not None:
+                return None if known is _MISSING else bytes(known)
+        answer = await self._store.guard(self._kvstore.read(key))
+        value = bytes(answer.value) if answer.state == "value" else None
+        self._remember(key, value)
+        return value
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of several keys in the order asked."""
+        if self._kvstore is None:
+            return [None] * len(keys)
+        found: list[Any] = [self.recall(key, "value") for key in keys]
+        absent = [index for index, value in enumerate(found) if value is None]
+        if absent:
+            values = await read_many(self._store, self._kvstore, [keys[index] for index in absent])
+            for index, value in zip(absent, values, strict=True):
+                self._remember(keys[index], value)
+                found[index] = value
+        return [None if value is _MISSING else value for value in found]
+
+    async def keys(self, first: bytes, last: bytes) -> list[bytes]:
+        """All keys k with first <= k < last, ascending."""
+        if self._kvstore is None:
+            return []
+        found = await self._store.guard(self._kvstore.list(ts.KvStore.KeyRange(first, last)))
+        return sorted(map(bytes, found))
+
+    async def items(self, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
+        """All keys and values of a range, ascending."""
+        keys = await self.keys(first, last)
+        values = await self.get_many(keys)
+        return [(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
+
+    def recall(self, key: bytes, facet: Any) -> Any:
+        """A facet of a key's value remembered for this generation, or None."""
+        return None if self.scope is None else self.cache.get(self.scope, key, facet)
+
+    def remember(self, key: bytes, facet: Any, value: Any, size_bytes: int) -> None:
+        """Remember a facet of a key's value for as long as the value stays."""
+        if self.scope is not None:
+            self.cache.put(self.scope, key, facet, value, size_bytes)
+
+    def _remember(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self.remember(key, "value", _MISSING, 0)
+        elif len(value) <= CACHED_VALUE_BYTES:
+            self.remember(key, "value", value, len(value))
+
+
+class Overlay:
+    """A snapshot with staged writes on top; what a mutation reads and writes.
+
+    Overlays stack: each mutation of a batch has its own, laid over those that succeeded before it.
+    """
+
+    def __init__(self, below: Reader) -> None:
+        self._below = below
+        self.writes: dict[bytes, bytes | None] = {}
+        self.ranges: list[tuple[bytes, bytes]] = []
+        self._staged_keys: list[bytes] | None = None
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Stage a value."""
+        if self.writes.get(key) is None:
+            self._staged_keys = None
+        self.writes[key] = value
+
+    def delete(self, key: bytes) -> None:
+        """Stage the removal of a key, whether it is there or not."""
+        self.writes[key] = None
+
+    def delete_range(self, first: bytes, last: bytes) -> None:
+        """Stage the removal of all keys k with first <= k < last."""
+        self.ranges.append((first, last))
+        for key in [key for key in self.writes if first <= key < last]:
+            del self.writes[key]
+        self._staged_keys = None
+
+    async def get(self, key: bytes) -> bytes | None:
+        """The value of a key as this mutation has left it."""
+        if key in self.writes:
+            return self.writes[key]
+        if self._is_removed(key):
+            return None
+        return await self._below.get(key)
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of several keys in the order asked."""
+        below = [key for key in keys if key not in self.writes and not self._is_removed(key)]
+        found: Mapping[bytes, bytes | None] = dict(
+            zip(below, await self._below.get_many(below) if below else [], strict=True)
+        )
+        return [self.writes[key] if key in self.writes else found.get(key) for key in keys]
+
+    async def keys(self, first: bytes, last: bytes) -> list[bytes]:
+        """All keys of a range as this mutation has left them, ascending."""
+        found = [
+            key for key in await self._below.keys(first, last) if key not in self.writes and not self._is_removed(key)
+        ]
+        if self._staged_keys is None:
+            self._staged_keys = sorted(key for key, value in self.writes.items() if value is not None)
+        staged = self._staged_keys
+        for key in staged[bisect_left(staged, first) : bisect_left(staged, last)]:
+            if self.writes[key] is not None:
+                insort(found, key)
+        return found
+
+    def absorb(self, above: Overlay) -> None:
+        """Take over what a successful mutation staged on top of this overlay."""
+        for first, last in above.ranges:
+            self.delete_range(first, last)
+        self.writes.update(above.writes)
+        self._staged_keys = None
+
+    def _is_removed(self, key: bytes) -> bool:
+        return any(first <= key < last for first, last in self.ranges)
