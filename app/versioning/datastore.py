@@ -1,0 +1,165 @@
+"""The datastore: repos of the catalog and trees of the stores, brought together as data at a version."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from app.backends.catalog import Catalog
+from app.backends.store import Store, StoreOptions
+from app.core.errors import Invalid, NotAllowed, Unknown
+from app.versioning.cache import Cache
+from app.versioning.graph import Instance, Repo, Version
+from app.versioning.repos import Repos
+from app.versioning.snapshot import Snapshot
+from app.versioning.tree import Line, Mutation, Trees
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data instance at a version: what almost every request is about."""
+
+    datastore: Datastore
+    repo: Repo
+    version: Version
+    instance: Instance
+
+    @property
+    def folder(self) -> str:
+        """Where the instance's trees lie in its store."""
+        return f"repos/{self.repo.root}/{self.instance.uuid}/"
+
+    @property
+    def home(self) -> Version:
+        """The version whose state this is: the root's, for an instance without versions."""
+        return self.version if self.instance.versioned else self.repo.versions[self.repo.root]
+
+    @property
+    def line(self) -> Line:
+        """The versions in which a read looks for a tree."""
+        if self.instance.versioned:
+            return self.repo.line(self.version.uuid)
+        return self.datastore.unversioned(self.repo.root)
+
+    @property
+    def trees(self) -> Trees:
+        """The trees of the instance's store."""
+        return self.datastore.trees(self.instance.store)
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether ordinary writes are refused."""
+        return self.instance.versioned and self.version.locked
+
+    async def head(self) -> Snapshot:
+        """What the instance holds at this version now."""
+        return await self.trees.head(self.folder, self.line)
+
+    async def at(self, generation: int) -> Snapshot:
+        """What it held at an earlier generation."""
+        return await self.trees.at(self.folder, self.line, generation)
+
+    async def mutate(self, change: Callable[[Mutation], Awaitable[T]], *, by_admin: bool = False) -> T:
+        """Apply a mutation; it is durable when this returns. See `Trees.mutate`."""
+        datastore, root, version = self.datastore, self.repo.root, self.home.uuid
+
+        async def still_open() -> None:
+            if self.instance.versioned and await datastore.repos.is_locked(root, version):
+                if not by_admin:
+                    raise NotAllowed(f"version {version} is locked")
+                await datastore.repos.touch(root)  # its children must look for a tree here again
+
+        return await self.trees.mutate(self.folder, self.line, change, still_open=still_open, by_admin=by_admin)
+
+    async def mutation_id(self) -> int:
+        """A new mutation id of the repo."""
+        return await self.datastore.repos.mutation_ids(self.repo.root).take()
+
+    def sibling(self, name: str) -> Data:
+        """Another instance of the repo at the same version."""
+        instance = self.repo.by_name.get(name)
+        if instance is None:
+            raise Unknown(f"invalid data instance name: {name!r} not found in repo {self.repo.root}")
+        return Data(self.datastore, self.repo, self.version, instance)
+
+
+class Datastore:
+    """Everything a request needs below HTTP.
+
+    `stores` maps names to URLs of further stores, one of which an instance may be assigned to; `assignments` says
+    which: keys are `name:root UUID`, a tag as `key=value`, a datatype, or `default`, the most specific wins.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        catalog: Catalog,
+        options: StoreOptions,
+        *,
+        stores: Mapping[str, str] | None = None,
+        assignments: Mapping[str, str] | None = None,
+        catalog_staleness: float = 0.0,
+        cache_bytes: int = 256 << 20,
+    ) -> None:
+        self.store = store
+        self.catalog = catalog
+        self.cache = Cache(cache_bytes)
+        self.repos = Repos(catalog, catalog_staleness)
+        self._options = options
+        self._urls = dict(stores or {})
+        self._assignments = dict(assignments or {})
+        for name in self._assignments.values():
+            if name not in self._urls:
+                raise Invalid(f"data is assigned to the store {name!r}, which is not configured")
+        self._trees = {"": Trees(store, self.cache)}
+        self._unversioned: dict[str, Line] = {}
+
+    def trees(self, name: str) -> Trees:
+        """The trees of a configured store; the empty name is the repos' own."""
+        found = self._trees.get(name)
+        if found is None:
+            if name not in self._urls:
+                raise Invalid(f"the store {name!r} is not configured")
+            found = self._trees[name] = Trees(Store(self._urls[name], self._options), self.cache)
+        return found
+
+    def assign(self, root: str, name: str, typename: str, tags: Mapping[str, str]) -> str:
+        """The name of the store for a new instance."""
+        keys = [f"{name}:{root}", *(f"{key}={value}" for key, value in tags.items()), typename, "default"]
+        return next((self._assignments[key] for key in keys if key in self._assignments), "")
+
+    def unversioned(self, root: str) -> Line:
+        """The line of instances that keep one state for all versions."""
+        line = self._unversioned.get(root)
+        if line is None:
+            line = self._unversioned[root] = Line((root,), False)
+        return line
+
+    async def data(self, spec: str, name: str) -> Data:
+        """The instance of this name at the version that `spec` names."""
+        repo, version = await self.repos.resolve(spec)
+        instance = repo.by_name.get(name)
+        if instance is None:
+            raise Unknown(f"invalid data instance name: {name!r} not found in repo {repo.root}")
+        return Data(self, repo, version, instance)
+
+    async def lock(self, repo: Repo, version: str, note: str, log: list[str]) -> None:
+        """Lock a version: first in the catalog, then in every tree that it owns."""
+        await self.repos.lock(repo.root, version, note, log)
+        repo = (await self.repos.forest()).repos[repo.root]
+        await asyncio.gather(
+            *[
+                self.trees(instance.store).seal(f"repos/{repo.root}/{instance.uuid}/", version)
+                for instance in repo.instances.values()
+                if instance.versioned
+            ]
+        )
+
+    async def close(self) -> None:
+        """Finish what is under way."""
+        await asyncio.gather(*[trees.drain() for trees in self._trees.values()])
+        await self.catalog.close()

@@ -1,0 +1,196 @@
+"""Values of the catalog: repos, their graphs of versions, their data instances; and how a version is named in a URL."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from app.core.errors import Invalid, Unknown
+from app.versioning.tree import Line
+
+#: How the API spells the branch whose stored name is empty.
+MASTER = "master"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A node of the graph. `number` is the server-wide integer by which the API's JSON links nodes."""
+
+    uuid: str
+    number: int
+    branch: str
+    note: str
+    log: Sequence[str]
+    locked: bool
+    parents: Sequence[str]
+    created: str
+    updated: str
+
+    def document(self) -> dict[str, Any]:
+        """What the catalog holds."""
+        return {key: value for key, value in vars(self).items() if key != "uuid"}
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A data instance: its general settings, and those of its datatype in `settings`.
+
+    `version` is where it was created; it is there by name in all versions of the repo.
+    """
+
+    uuid: str
+    name: str
+    typename: str
+    version: str
+    versioned: bool = True
+    compression: str = "lz4"
+    checksum: str = "crc32"
+    tags: Mapping[str, str] = field(default_factory=dict)
+    syncs: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    store: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """What the catalog holds."""
+        return {key: value for key, value in vars(self).items() if key != "uuid"}
+
+
+@dataclass(frozen=True)
+class Repo:
+    """A repo as the catalog holds it at one moment; a change makes a new value."""
+
+    root: str
+    alias: str
+    description: str
+    log: Sequence[str]
+    created: str
+    updated: str
+    passcode: str
+    versions: Mapping[str, Version]
+    instances: Mapping[str, Instance]
+    revision: str = field(compare=False)
+    _lines: dict[str, Line] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def children(self) -> Mapping[str, Sequence[str]]:
+        """The children of each version, in the order of their making."""
+        found: dict[str, list[str]] = {uuid: [] for uuid in self.versions}
+        for version in sorted(self.versions.values(), key=lambda version: version.number):
+            for parent in version.parents:
+                found[parent].append(version.uuid)
+        return found
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Instance]:
+        """Instances by their names."""
+        return {instance.name: instance for instance in self.instances.values()}
+
+    def line(self, uuid: str) -> Line:
+        """The version and its ancestors along first parents; the same object until the repo changes."""
+        line = self._lines.get(uuid)
+        if line is None:
+            chain = [uuid]
+            while parents := self.versions[chain[-1]].parents:
+                chain.append(parents[0])
+            line = self._lines[uuid] = Line(tuple(chain), self.versions[uuid].locked)
+        return line
+
+    def ancestors(self, uuid: str) -> set[str]:
+        """A version and everything it descends from, through all parents."""
+        found, todo = set[str](), [uuid]
+        while todo:
+            version = todo.pop()
+            if version not in found:
+                found.add(version)
+                todo += self.versions[version].parents
+        return found
+
+    def leaf(self, branch: str) -> Version:
+        """The version of a branch that has no child on the same branch."""
+        name = _stored(branch)
+        members = [version for version in self.versions.values() if version.branch == name]
+        leaves = [
+            version
+            for version in members
+            if not any(self.versions[child].branch == name for child in self.children[version.uuid])
+        ]
+        if not leaves:
+            raise Unknown(f"branch {branch!r} not found in repo {self.root}")
+        # A version merge can leave two leaves on master: the younger one descends from both parents.
+        return max(leaves, key=lambda version: version.number)
+
+    def branch_versions(self, branch: str) -> list[str]:
+        """The UUIDs from a branch's leaf back to the root; at a merge all but the last parent come first."""
+        name = _stored(branch)
+        if not any(version.branch == name for version in self.versions.values()):
+            return []
+        chain = [self.leaf(branch).uuid]
+        while parents := self.versions[chain[-1]].parents:
+            chain += parents
+        return chain
+
+
+def _stored(branch: str) -> str:
+    return "" if branch == MASTER else branch
+
+
+class Forest:
+    """All repos of the server at one moment, and the index by which versions are found."""
+
+    def __init__(self, repos: Iterable[Repo]) -> None:
+        self.repos = {repo.root: repo for repo in repos}
+        self._homes = {uuid: repo for repo in self.repos.values() for uuid in repo.versions}
+        self._sorted = sorted(self._homes)
+
+    def home(self, uuid: str) -> Repo | None:
+        """The repo of a version given by its full UUID."""
+        return self._homes.get(uuid)
+
+    def resolve(self, spec: str) -> tuple[Repo, Version]:
+        """The version that a URL names.
+
+        Accepted: a full UUID or tag; a unique prefix; `prefix:branch` for the leaf of a branch (`:branch` when there
+        is one repo only); each followed by `~N` for the N-th ancestor along first parents.
+        """
+        repo = self._homes.get(spec)
+        if repo is not None:
+            return repo, repo.versions[spec]
+        place, colon, rest = spec.partition(":")
+        if not colon:
+            return self._by_prefix(place)
+        branch, tilde, steps = rest.partition("~")
+        if ":" in branch:
+            raise Invalid(f"bad version {spec!r}: more than one colon")
+        if place:
+            repo, version = self._by_prefix(place)
+            if branch:
+                version = repo.leaf(branch)
+        elif len(self.repos) == 1:
+            repo = next(iter(self.repos.values()))
+            version = repo.leaf(branch or MASTER)
+        else:
+            raise Invalid(f"version {spec!r} names no repo, and the server has {len(self.repos)}")
+        if tilde:
+            if not (steps.isascii() and steps.isdigit()):
+                raise Invalid(f"bad version {spec!r}: {steps!r} is no number of ancestors")
+            line = repo.line(version.uuid).versions
+            if int(steps) >= len(line):
+                raise Unknown(f"version {spec!r} lies beyond the root")
+            version = repo.versions[line[int(steps)]]
+        return repo, version
+
+    def _by_prefix(self, prefix: str) -> tuple[Repo, Version]:
+        repo = self._homes.get(prefix)
+        if repo is None:
+            start = bisect_left(self._sorted, prefix)
+            found = [uuid for uuid in self._sorted[start : start + 2] if uuid.startswith(prefix)]
+            if not found:
+                raise Unknown(f"could not find UUID with partial match to {prefix}!")
+            if len(found) > 1:
+                raise Invalid(f"more than one UUID matches {prefix}")
+            prefix = found[0]
+            repo = self._homes[prefix]
+        return repo, repo.versions[prefix]
