@@ -1,23 +1,22 @@
 """What is in a DVID compressed label block, and how is one made?
 
-The layout is that of DVID's ``labels.Block`` (Janelia's DVID, BSD licence), written down in this project's description of
-DVID's wire formats. All words are little-endian:
+The layout is that of DVID's ``labels.Block`` (Janelia's DVID), as this project's description of DVID's wire
+formats gives it. All words are little-endian:
 
 * uint32 gx, gy, gz: the sides in sub-blocks of 8 voxels; uint32 N; N uint64 labels (the *header list*);
 * N = 0: a block of zeros, N = 1: a solid block; in both cases nothing follows. Otherwise
-* gx·gy·gz uint16: the number n of labels of each sub-block (z outermost, x fastest), 0 meaning a sub-block of zeros;
+* gx·gy·gz uint16: the number n of labels of each sub-block (z outermost, x fastest), 0 for one of zeros;
 * for every sub-block its n uint32 indices into the header list;
-* for every sub-block with n > 1, 512 values below n of ceil(log2 n) bits, most significant bit first, x fastest.
+* for every sub-block with n > 1, 512 values below n of ceil(log2 n) bits, most significant bit first.
 
-Volumes are C order (z, y, x). Everything but :func:`check`, :func:`shape`, :func:`encode` and :func:`solid` expects a block
-that :func:`check` has accepted: the compiled code does not look at its sizes again.
+Volumes are C order (z, y, x). Everything but :func:`check`, :func:`shape`, :func:`encode` and :func:`solid`
+expects a block that :func:`check` has accepted: the compiled code does not look at its sizes again.
 """
 
 import struct
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
 from app.kernels.words import (
@@ -27,6 +26,7 @@ from app.kernels.words import (
     U16,
     U32,
     U64,
+    Int,
     frozen,
     frozen_c,
     get16,
@@ -38,7 +38,7 @@ from app.kernels.words import (
     put32,
     put64,
     put64_big,
-    unpack_row,
+    unpack_sub,
     width_of,
 )
 
@@ -51,21 +51,22 @@ Shape = tuple[int, int, int]
 
 
 def shape(data: U8) -> Shape:
-    """Return the shape (z, y, x) in voxels that the header names, or raise ValueError if it cannot be that of a block."""
+    """Return the shape (z, y, x) in voxels that the header names; ValueError if no block can have it."""
     gz, gy, gx, _ = _header(data)
     for side in (gz, gy, gx):
         if not MIN_SIDE <= side * SUB <= MAX_SIDE:
             raise ValueError(
-                f"label block of {gx}×{gy}×{gz} sub-blocks (x, y, z): each must be {MIN_SIDE // SUB} to {MAX_SIDE // SUB}"
+                f"label block of {gx}×{gy}×{gz} sub-blocks (x, y, z): "
+                f"each must be {MIN_SIDE // SUB} to {MAX_SIDE // SUB}"
             )
     return gz * SUB, gy * SUB, gx * SUB
 
 
 def check(data: U8, shape_zyx: Shape | None = None) -> None:
-    """Raise ValueError unless ``data`` (uint8, 1-D) is one well-formed block, of ``shape_zyx`` if that is given.
+    """Raise ValueError unless ``data`` (uint8, 1-D) is one well-formed block, of ``shape_zyx`` if given.
 
-    Everything the other functions rely on is looked at: the sides, the length to the byte, the number of labels of each
-    sub-block, each index into the header list and each packed value.
+    Everything the other functions rely on is looked at: the sides, the length to the byte, the number of
+    labels of each sub-block, each index into the header list and each packed value.
     """
     data = frozen_c(data, np.uint8, 1, "label block")
     found = shape(data)
@@ -84,7 +85,7 @@ def check(data: U8, shape_zyx: Shape | None = None) -> None:
     problem, where = _check(data, gz * gy * gx, n)
     if problem:
         raise ValueError(
-            f"label block, sub-block {where}: {_PROBLEMS[problem]}" if where >= 0 else _PROBLEMS[problem]
+            f"label block, sub-block {where}: {_PROBLEMS[int(problem)]}" if where >= 0 else _PROBLEMS[int(problem)]
         )
 
 
@@ -100,12 +101,12 @@ _PROBLEMS = {
 def encode(volume: U64) -> U8:
     """Compress ``volume``, uint64 (z, y, x) of any strides, to a new block (uint8, 1-D).
 
-    Sides must be multiples of 8 from 16 to 1024, or ValueError. Labels are listed once each, in order of first encounter
-    (sub-block after sub-block); a uniform volume gives a solid block.
+    Sides must be multiples of 8 from 16 to 1024, or ValueError. Labels are listed once each, in order of
+    first encounter (sub-block after sub-block); a uniform volume gives a solid block.
     """
     volume = frozen(volume, np.uint64, 3, "label volume")
     _check_shape(volume.shape)
-    return cast(U8, _encode(volume))
+    return _encode(volume)
 
 
 def solid(label: int, shape_zyx: Shape) -> U8:
@@ -130,24 +131,17 @@ def decode(data: U8, out: U64) -> None:
 
 
 def decode_box(data: U8, start_zyx: Shape, out: U64) -> None:
-    """Expand the box of a checked block that starts at voxel ``start_zyx`` and has the shape of ``out`` into ``out``.
+    """Expand the part of a checked block that starts at voxel ``start_zyx`` and has the shape of ``out``.
 
-    ``out`` is uint64 (z, y, x) of any strides. Sub-blocks outside of the box are skipped. ValueError if the box leaves the
-    block.
+    ``out`` is uint64 (z, y, x) of any strides. Sub-blocks outside of the box are skipped. ValueError if the
+    box leaves the block.
     """
     data = frozen_c(data, np.uint8, 1, "label block")
     gz, gy, gx, n = _header(data)
     _check_out(out)
     z, y, x = (int(start) for start in start_zyx)
-    if (
-        min(z, y, x) < 0
-        or z + out.shape[0] > gz * SUB
-        or y + out.shape[1] > gy * SUB
-        or x + out.shape[2] > gx * SUB
-    ):
-        raise ValueError(
-            f"box of {_xyz(out.shape)} voxels at {_xyz((z, y, x))} (x, y, z) leaves the label block"
-        )
+    if min(z, y, x) < 0 or z + out.shape[0] > gz * SUB or y + out.shape[1] > gy * SUB or x + out.shape[2] > gx * SUB:
+        raise ValueError(f"box of {_xyz(out.shape)} voxels at {_xyz((z, y, x))} (x, y, z) leaves the label block")
     if out.size:
         _decode(data, gz, gy, gx, n, z, y, x, out)
 
@@ -159,7 +153,7 @@ def labels(data: U8) -> U64:
 
 
 def relabel(data: U8, labels: U64) -> U8:
-    """Return a copy of a checked block with ``labels`` (uint64, N) as its header list; repeated labels are fine."""
+    """Return a copy of a checked block with ``labels`` (uint64, N, repetitions allowed) as its header list."""
     n = _header(data)[3]
     labels = np.asarray(labels)
     if labels.shape != (n,) or labels.dtype != np.uint64:
@@ -170,7 +164,7 @@ def relabel(data: U8, labels: U64) -> U8:
 
 
 def label_at(data: U8, z: int, y: int, x: int) -> int:
-    """Return the label of one voxel of a checked block without expanding it; ValueError if the voxel is outside."""
+    """Return the label of one voxel of a checked block; ValueError if the voxel is outside of it."""
     data = frozen_c(data, np.uint8, 1, "label block")
     gz, gy, gx, n = _header(data)
     if not (0 <= z < gz * SUB and 0 <= y < gy * SUB and 0 <= x < gx * SUB):
@@ -179,7 +173,7 @@ def label_at(data: U8, z: int, y: int, x: int) -> int:
 
 
 def labels_at(data: U8, points_zyx: I32) -> U64:
-    """Return the labels (uint64, n) of the voxels ``points_zyx`` (int32, n×3) of a checked block without expanding it.
+    """Return the labels (uint64, n) of the voxels ``points_zyx`` (int32, n×3) of a checked block.
 
     ValueError if a point is outside of the block.
     """
@@ -191,18 +185,18 @@ def labels_at(data: U8, points_zyx: I32) -> U64:
     found, outside = _labels_at(data, gz, gy, gx, n, points)
     if outside >= 0:
         raise ValueError(f"voxel {_xyz(points[outside])} (x, y, z) is outside of the label block")
-    return cast(U64, found)
+    return found
 
 
 def counts(data: U8) -> tuple[U64, U32]:
-    """Count the voxels of each label of a checked block: (labels sorted and unique, counts uint32), no zero counts.
+    """Count the voxels of each label of a checked block: (sorted unique labels, counts uint32), no zeros.
 
     Label 0 is counted like any other.
     """
     data = frozen_c(data, np.uint8, 1, "label block")
     gz, gy, gx, n = _header(data)
     found, sizes = _counts(data, gz * gy * gx, n)
-    return cast(U64, found), cast(U32, sizes)
+    return found, sizes
 
 
 def _header(data: U8) -> tuple[int, int, int, int]:
@@ -211,14 +205,14 @@ def _header(data: U8) -> tuple[int, int, int, int]:
         raise ValueError("label block must be a 1-D array of uint8")
     if data.size < 16:
         raise ValueError(f"label block of {data.size} bytes is too short for its header")
-    gx, gy, gz, n = struct.unpack_from("<4I", data if data.flags.c_contiguous else data[:16].copy())
+    gx, gy, gz, n = struct.unpack_from("<4I", data[:16].tobytes())
     return gz, gy, gx, n
 
 
 def _check_shape(shape_zyx: tuple[int, ...]) -> None:
     if len(shape_zyx) != 3 or any(s % SUB or not MIN_SIDE <= s <= MAX_SIDE for s in shape_zyx):
         raise ValueError(
-            f"sides of a label block must be multiples of {SUB} from {MIN_SIDE} to {MAX_SIDE}, not {_xyz(shape_zyx)}"
+            f"sides of a label block must be multiples of {SUB}, {MIN_SIDE} to {MAX_SIDE}, not {_xyz(shape_zyx)}"
         )
 
 
@@ -234,7 +228,7 @@ def _xyz(zyx: Any) -> str:
 
 
 @njit(nogil=True, cache=True)
-def total_of(data: U8, at: int, n: int) -> int:
+def total_of(data: U8, at: Int, n: Int) -> Int:
     """Sum the ``n`` uint16 at byte ``at``."""
     total = 0
     for i in range(n):
@@ -243,7 +237,7 @@ def total_of(data: U8, at: int, n: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _check(data: U8, subs: int, n_labels: int) -> tuple[int, int]:
+def _check(data: U8, subs: Int, n_labels: Int) -> tuple[Int, Int]:
     at_count = 16 + 8 * n_labels
     at_index = at_count + 2 * subs
     total = 0
@@ -259,22 +253,21 @@ def _check(data: U8, subs: int, n_labels: int) -> tuple[int, int]:
     if end < data.size:
         return 5, -1
     at_value = at_index + 4 * total
-    row = np.empty(8, np.uint16)
+    values = np.empty(512, np.uint16)
     for s in range(subs):
         n = get16(data, at_count + 2 * s)
-        bad = False
+        bad: Int = 0
         for i in range(n):
-            bad |= get32(data, at_index + 4 * i) >= n_labels
-        if bad:
+            bad = max(bad, get32(data, at_index + 4 * i))
+        if bad >= n_labels:
             return 3, s
         at_index += 4 * n
         w = width_of(n)
         if (1 << w) > n and w > 0:
+            unpack_sub(data, at_value, w, values)
             high = np.uint16(0)
-            for r in range(64):
-                unpack_row(data, at_value + r * w, w, row)
-                for i in range(8):
-                    high = max(high, row[i])
+            for i in range(512):
+                high = max(high, values[i])
             if high >= n:
                 return 4, s
         at_value += 64 * w
@@ -282,7 +275,7 @@ def _check(data: U8, subs: int, n_labels: int) -> tuple[int, int]:
 
 
 @njit(nogil=True, cache=True)
-def _decode(data: U8, gz: int, gy: int, gx: int, n_labels: int, z0: int, y0: int, x0: int, out: U64) -> None:
+def _decode(data: U8, gz: Int, gy: Int, gx: Int, n_labels: Int, z0: Int, y0: Int, x0: Int, out: U64) -> None:
     nz, ny, nx = out.shape
     if n_labels <= 1:
         label = get64(data, 16) if n_labels else np.uint64(0)
@@ -320,20 +313,59 @@ def _decode(data: U8, gz: int, gy: int, gx: int, n_labels: int, z0: int, y0: int
                     else:
                         for i in range(n):
                             table[i] = get64(data, 16 + 8 * get32(data, at_index + 4 * i))
-                        for z in range(za, zb):
-                            for y in range(ya, yb):
-                                at = at_value + ((z & 7) * 8 + (y & 7)) * w
-                                _decode_row(
-                                    data, at, w, table, out, z - z0, y - y0, xa - x0, xb - x0, 8 * sx - x0
-                                )
+                        at_end = at_value + 64 * w + 8
+                        if zb - za == 8 and yb - ya == 8 and xb - xa == 8 and w <= 8 and at_end <= data.size:
+                            _decode_sub(data, at_value, w, table, out, za - z0, ya - y0, xa - x0)
+                        else:
+                            for z in range(za, zb):
+                                for y in range(ya, yb):
+                                    at = at_value + ((z & 7) * 8 + (y & 7)) * w
+                                    _decode_row(data, at, w, table, out, z - z0, y - y0, xa - x0, xb - x0, 8 * sx - x0)
                 at_count += 2
                 at_index += 4 * n
                 at_value += 64 * w
 
 
 @njit(nogil=True, cache=True)
+def _decode_wide(data: U8, at: Int, width: Int, table: U64, out: U64, z0: Int, y0: Int, x0: Int) -> None:
+    w = np.uint64(width)
+    shift = np.uint64(64) - w
+    for r in range(64):
+        p = np.uint64(at + r * width)
+        v = (
+            np.uint64(data[p + np.uint64(7)])
+            | (np.uint64(data[p + np.uint64(6)]) << np.uint64(8))
+            | (np.uint64(data[p + np.uint64(5)]) << np.uint64(16))
+            | (np.uint64(data[p + np.uint64(4)]) << np.uint64(24))
+            | (np.uint64(data[p + np.uint64(3)]) << np.uint64(32))
+            | (np.uint64(data[p + np.uint64(2)]) << np.uint64(40))
+            | (np.uint64(data[p + np.uint64(1)]) << np.uint64(48))
+            | (np.uint64(data[p]) << np.uint64(56))
+        )
+        z = np.uint64(z0 + (r >> 3))
+        y = np.uint64(y0 + (r & 7))
+        x = np.uint64(x0)
+        for i in range(8):
+            out[z, y, x + np.uint64(i)] = table[v >> shift]
+            v <<= w
+
+
+@njit(nogil=True, cache=True)
+def _decode_sub(data: U8, at: Int, width: Int, table: U64, out: U64, z: Int, y: Int, x: Int) -> None:
+    """Write a whole sub-block of values of at most 8 bits; 8 bytes at its last row must be readable."""
+    if width == 1:  # a literal width lets the compiler unroll with constant shifts
+        _decode_wide(data, at, 1, table, out, z, y, x)
+    elif width == 2:
+        _decode_wide(data, at, 2, table, out, z, y, x)
+    elif width == 3:
+        _decode_wide(data, at, 3, table, out, z, y, x)
+    else:
+        _decode_wide(data, at, width, table, out, z, y, x)
+
+
+@njit(nogil=True, cache=True)
 def _decode_row(
-    data: U8, at: int, width: int, table: U64, out: U64, z: int, y: int, xa: int, xb: int, origin: int
+    data: U8, at: Int, width: Int, table: U64, out: U64, z: Int, y: Int, xa: Int, xb: Int, origin: Int
 ) -> None:
     """Write voxels xa..xb of one row of eight that begins at ``origin`` (both in coordinates of ``out``)."""
     v = get64_big(data, at)
@@ -366,7 +398,7 @@ def _mix(label: np.uint64) -> np.uint64:
 
 
 @njit(nogil=True, cache=True)
-def _slot(keys: U64, used: I32, label: np.uint64) -> int:
+def _slot(keys: U64, used: I32, label: np.uint64) -> Int:
     """Find the slot of ``label``, or the free one where it belongs; the table's size is a power of two."""
     mask = np.uint64(keys.size - 1)
     at = _mix(label) & mask
@@ -407,7 +439,6 @@ def _encode(vol: U64) -> U8:
                 cur = np.uint16(0)
                 serial += 1
                 at_row = 0
-                uniform_rows = 0
                 for z in range(8):
                     for y in range(8):
                         differ = np.uint64(0)
@@ -508,7 +539,7 @@ def _encode(vol: U64) -> U8:
 
 
 @njit(nogil=True, cache=True)
-def _pack(values: U16, width: int, out: U8, at: int) -> None:
+def _pack(values: U16, width: Int, out: U8, at: Int) -> None:
     """Pack 512 values, most significant bit first; up to 8 bytes after the last one may be overwritten."""
     w = np.uint64(width)
     if width <= 8:
@@ -531,8 +562,8 @@ def _pack(values: U16, width: int, out: U8, at: int) -> None:
 
 
 @njit(nogil=True, cache=True)
-def layout(data: U8, subs: int, n_labels: int) -> tuple[I64, I64]:
-    """Return the byte positions of each sub-block's indices and values, both int64 of subs + 1 (for n_labels > 1)."""
+def layout(data: U8, subs: Int, n_labels: Int) -> tuple[I64, I64]:
+    """Return the byte positions of each sub-block's indices and values, subs + 1 of each (for n_labels > 1)."""
     at_count = 16 + 8 * n_labels
     index = np.empty(subs + 1, np.int64)
     value = np.empty(subs + 1, np.int64)
@@ -550,11 +581,11 @@ def layout(data: U8, subs: int, n_labels: int) -> tuple[I64, I64]:
 
 
 @njit(nogil=True, cache=True)
-def _one(data: U8, at_index: int, at_value: int, n: int, z: int, y: int, x: int) -> np.uint64:
+def _one(data: U8, at_index: Int, at_value: Int, n: Int, z: Int, y: Int, x: Int) -> np.uint64:
     """Look up one voxel of a sub-block with n labels."""
     if n == 0:
         return np.uint64(0)
-    found = 0
+    found: Int = 0
     if n > 1:
         w = width_of(n)
         bit = ((z & 7) * 64 + (y & 7) * 8 + (x & 7)) * w
@@ -564,7 +595,7 @@ def _one(data: U8, at_index: int, at_value: int, n: int, z: int, y: int, x: int)
 
 
 @njit(nogil=True, cache=True)
-def _label_at(data: U8, gz: int, gy: int, gx: int, n_labels: int, z: int, y: int, x: int) -> np.uint64:
+def _label_at(data: U8, gz: Int, gy: Int, gx: Int, n_labels: Int, z: Int, y: Int, x: Int) -> np.uint64:
     if n_labels <= 1:
         return get64(data, 16) if n_labels else np.uint64(0)
     subs = gz * gy * gx
@@ -582,7 +613,7 @@ def _label_at(data: U8, gz: int, gy: int, gx: int, n_labels: int, z: int, y: int
 
 
 @njit(nogil=True, cache=True)
-def _labels_at(data: U8, gz: int, gy: int, gx: int, n_labels: int, points: I32) -> tuple[U64, int]:
+def _labels_at(data: U8, gz: Int, gy: Int, gx: Int, n_labels: Int, points: I32) -> tuple[U64, Int]:
     out = np.empty(points.shape[0], np.uint64)
     for p in range(points.shape[0]):
         z, y, x = points[p, 0], points[p, 1], points[p, 2]
@@ -601,7 +632,7 @@ def _labels_at(data: U8, gz: int, gy: int, gx: int, n_labels: int, points: I32) 
 
 
 @njit(nogil=True, cache=True)
-def _counts(data: U8, subs: int, n_labels: int) -> tuple[U64, U32]:
+def _counts(data: U8, subs: Int, n_labels: Int) -> tuple[U64, U32]:
     sizes = np.zeros(n_labels + 1, np.uint32)  # the last one: voxels of sub-blocks without labels
     if n_labels <= 1:
         sizes[0] = 512 * subs
@@ -609,7 +640,7 @@ def _counts(data: U8, subs: int, n_labels: int) -> tuple[U64, U32]:
         at_count = 16 + 8 * n_labels
         at_index = at_count + 2 * subs
         at_value = at_index + 4 * total_of(data, at_count, subs)
-        row = np.empty(8, np.uint16)
+        values = np.empty(512, np.uint16)
         even = np.zeros(512, np.uint32)
         odd = np.zeros(512, np.uint32)
         for s in range(subs):
@@ -620,11 +651,10 @@ def _counts(data: U8, subs: int, n_labels: int) -> tuple[U64, U32]:
             elif n == 1:
                 sizes[get32(data, at_index)] += np.uint32(512)
             else:
-                for r in range(64):
-                    unpack_row(data, at_value + r * w, w, row)
-                    for i in range(0, 8, 2):
-                        even[row[i]] += np.uint32(1)
-                        odd[row[i + 1]] += np.uint32(1)
+                unpack_sub(data, at_value, w, values)
+                for i in range(0, 512, 2):
+                    even[values[i]] += np.uint32(1)
+                    odd[values[i + 1]] += np.uint32(1)
                 for i in range(n):
                     sizes[get32(data, at_index + 4 * i)] += even[i] + odd[i]
                     even[i] = 0
