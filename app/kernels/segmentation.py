@@ -1,0 +1,378 @@
+"""How do label blocks become neuroglancer's compressed segmentation, and how is that read?
+
+The format is that of neuroglancer's ``compressed_segmentation`` (its README in sliceview), here always with uint64
+labels, blocks of 8×8×8 voxels and one channel: a first uint32 word 1 (where the channel begins), then per block
+two words: the position of its table (24 bits) with the bits per value above it (0, 1, 2, 4, 8, 16 or 32), and the
+position of its 512 values, least significant bit first. Positions are counted in words from the start of the channel.
+
+Both formats have the same 8×8×8 sub-blocks in the same order, so a label block is carried over table by table. Tables
+come first and values after them, because the position of a table has 24 bits only. Volumes are C order (z, y, x).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba import njit
+
+from app.kernels.label_block import Shape, _encode, _header, _xyz, layout
+from app.kernels.words import (
+    I64,
+    U8,
+    U16,
+    U64,
+    Int,
+    frozen,
+    frozen_c,
+    get16,
+    get32,
+    get64,
+    get64_big,
+    put32,
+    put64,
+    unpack_sub,
+    width_of,
+)
+
+_LIMIT = 1 << 24
+
+
+def from_block(data: U8) -> U8:
+    """Convert a checked label block (uint8, 1-D) without expanding it. The result is a uint8 array.
+
+    A sub-block all of whose labels are equal (as merges leave them) is written as uniform.
+    """
+    data = frozen_c(data, np.uint8, 1, "label block")
+    gz, gy, gx, _ = _header(data)
+    return _convert(data, np.zeros(1, np.int64), (1, 1, 1), (gz, gy, gx), (0, 0, 0), (gz, gy, gx))
+
+
+def from_blocks(
+    blocks: Sequence[U8 | None],
+    grid_zyx: Shape,
+    block_shape_zyx: Shape,
+    start_zyx: Shape | None = None,
+    shape_zyx: Shape | None = None,
+) -> U8:
+    """Convert a box of a grid of checked label blocks to one compressed segmentation (a uint8 array).
+
+    ``blocks`` lists the grid in C order (z outermost), None standing for zeros; all have ``block_shape_zyx``. The box
+    starts at ``start_zyx`` in voxels from the grid's corner (default 0) and has ``shape_zyx`` (default: the rest of the
+    grid); both must be multiples of 8. ValueError for anything else, or if the tables outgrow their 24-bit positions.
+    """
+    cat, starts = gathered(blocks, grid_zyx, block_shape_zyx)
+    extent = tuple(g * b for g, b in zip(grid_zyx, block_shape_zyx, strict=True))
+    start = start_zyx or (0, 0, 0)
+    size = shape_zyx or tuple(e - s for e, s in zip(extent, start, strict=True))
+    if any(v % 8 for v in (*start, *size)):
+        raise ValueError(f"box of {_xyz(size)} voxels at {_xyz(start)} (x, y, z) is not made of sub-blocks of 8")
+    if any(s < 0 or n <= 0 or s + n > e for s, n, e in zip(start, size, extent, strict=True)):
+        raise ValueError(f"box of {_xyz(size)} voxels at {_xyz(start)} (x, y, z) leaves the grid of blocks")
+    return _convert(cat, starts, grid_zyx, _subs(block_shape_zyx), _subs(start), _subs(size))
+
+
+def encode(volume: U64) -> U8:
+    """Encode ``volume``, uint64 (z, y, x) of any strides whose sides are multiples of 8, to a uint8 array."""
+    volume = frozen(volume, np.uint64, 3, "label volume")
+    if any(side % 8 or side == 0 for side in volume.shape):
+        raise ValueError(f"sides of a compressed segmentation must be multiples of 8, not {_xyz(volume.shape)}")
+    subs = _subs(volume.shape)
+    return _convert(_encode(volume), np.zeros(1, np.int64), (1, 1, 1), subs, (0, 0, 0), subs)
+
+
+def decode(data: U8, shape_zyx: Shape) -> U64:
+    """Decode compressed segmentation (uint8, 1-D) of ``shape_zyx`` (any sides) to a new uint64 volume (z, y, x).
+
+    The bytes are not trusted: ValueError if they are malformed or too few.
+    """
+    data = frozen_c(data, np.uint8, 1, "compressed segmentation")
+    z, y, x = (int(side) for side in shape_zyx)
+    if min(z, y, x) < 1:
+        raise ValueError(f"compressed segmentation cannot have {_xyz(shape_zyx)} voxels")
+    if data.size % 4 or data.size < 4 or int.from_bytes(data[:4].tobytes(), "little") != 1:
+        raise ValueError("compressed segmentation must be whole words and begin with the word 1")
+    subs = -(-z // 8) * -(-y // 8) * -(-x // 8)
+    if data.size - 4 < 8 * subs:
+        raise ValueError(f"compressed segmentation of {data.size} bytes is too short for {_xyz(shape_zyx)} voxels")
+    out = np.empty((z, y, x), np.uint64)
+    problem, where = _decode(data, out)
+    if problem:
+        raise ValueError(f"compressed segmentation, block {where}: {_PROBLEMS[int(problem)]}")
+    return out
+
+
+_PROBLEMS = {
+    1: "bits per value must be 0, 1, 2, 4, 8, 16 or 32",
+    2: "values lie outside the data",
+    3: "table lies outside the data",
+}
+
+
+def gathered(blocks: Sequence[U8 | None], grid_zyx: Shape, block_shape_zyx: Shape) -> tuple[U8, I64]:
+    """Join blocks for a kernel: (their bytes one after another, where each begins or -1 for None).
+
+    ValueError if their number or their shapes are wrong; their contents must have been checked.
+    """
+    if len(blocks) != grid_zyx[0] * grid_zyx[1] * grid_zyx[2] or min(grid_zyx) < 1:
+        raise ValueError(f"{len(blocks)} label blocks do not fill a grid of {_xyz(grid_zyx)}")
+    want = _subs(block_shape_zyx)
+    starts = np.full(len(blocks), -1, np.int64)
+    parts: list[U8] = []
+    size = 0
+    for i, block in enumerate(blocks):
+        if block is not None:
+            if _header(block)[:3] != want:
+                raise ValueError(f"label block {i} of the grid does not have {_xyz(block_shape_zyx)} voxels")
+            parts.append(block)
+            starts[i] = size
+            size += block.size
+    cat = np.concatenate(parts) if parts else np.zeros(0, np.uint8)
+    return frozen(cat, np.uint8, 1, "label blocks"), starts
+
+
+def _subs(voxels: Sequence[int]) -> Shape:
+    z, y, x = voxels
+    return int(z) // 8, int(y) // 8, int(x) // 8
+
+
+def _convert(cat: U8, starts: I64, grid: Shape, block: Shape, start: Shape, size: Shape) -> U8:
+    out = _from_blocks(frozen(cat, np.uint8, 1, "label blocks"), starts, grid, block, start, size)
+    if out.size == 0:
+        raise ValueError("box has too many different labels for the table positions of a compressed segmentation")
+    return out
+
+
+@njit(nogil=True, cache=True)
+def _same_table(data: U8, a: Int, b: Int, size: Int) -> bool:
+    same = True
+    for i in range(size):
+        if data[a + i] != data[b + i]:
+            same = False
+    return same
+
+
+@njit(nogil=True, cache=True)
+def _bits(width: Int) -> Int:
+    """Bits per value that hold ``width`` bits: the next power of two."""
+    if width <= 2:
+        return width
+    if width <= 4:
+        return 4
+    return 8 if width <= 8 else 16
+
+
+@njit(nogil=True, cache=True)
+def _from_blocks(
+    cat: U8,
+    starts: I64,
+    grid: tuple[Int, Int, Int],
+    block: tuple[Int, Int, Int],
+    start: tuple[Int, Int, Int],
+    size: tuple[Int, Int, Int],
+) -> U8:
+    """Convert; all sizes in sub-blocks. An empty result says that the tables do not fit."""
+    subs = block[0] * block[1] * block[2]
+    total = size[0] * size[1] * size[2]
+    # an upper bound of the size
+    words = 1 + 2 * total + 2
+    for b in range(starts.size):
+        if starts[b] >= 0:
+            n_labels = get32(cat, starts[b] + 12)
+            if n_labels <= 1:
+                words += 2
+            else:
+                at = starts[b] + 16 + 8 * n_labels
+                for s in range(subs):
+                    n = get16(cat, at + 2 * s)
+                    words += 2 * max(n, 1) + 16 * _bits(width_of(n))
+    out = np.empty(4 * words + 8, np.uint8)
+    put32(out, 0, 1)
+    # where each block's values are, and per sub-block of the box where to find it again
+    value_at = np.full(total, -1, np.int64)
+    value_width = np.zeros(total, np.uint8)
+    table = 2 * total  # in words of the channel
+    zero_table: Int = -1
+    seen = np.empty(1, np.int64)
+    for b in range(starts.size):
+        bz = b // (grid[1] * grid[2])
+        by = b // grid[2] % grid[1]
+        bx = b % grid[2]
+        za, zb = max(bz * block[0], start[0]), min((bz + 1) * block[0], start[0] + size[0])
+        ya, yb = max(by * block[1], start[1]), min((by + 1) * block[1], start[1] + size[1])
+        xa, xb = max(bx * block[2], start[2]), min((bx + 1) * block[2], start[2] + size[2])
+        if za >= zb or ya >= yb or xa >= xb:
+            continue
+        n_labels = get32(cat, starts[b] + 12) if starts[b] >= 0 else 0
+        if n_labels <= 1:
+            if n_labels == 0:
+                if zero_table < 0:
+                    zero_table = table
+                    put64(out, 4 + 4 * table, np.uint64(0))
+                    table += 2
+                here = zero_table
+            else:
+                here = table
+                put64(out, 4 + 4 * table, get64(cat, starts[b] + 16))
+                table += 2
+            if table > _LIMIT:
+                return out[:0]
+            for z in range(za, zb):
+                for y in range(ya, yb):
+                    at = ((z - start[0]) * size[1] + y - start[1]) * size[2] - start[2]
+                    for x in range(xa, xb):
+                        put32(out, 4 + 8 * (at + x), here)
+            continue
+        data = cat[starts[b] :]
+        at_index, at_value = layout(data, subs, n_labels)
+        solid = np.full(n_labels, -1, np.int64)
+        if seen.size == 1:
+            room = 2
+            while room < 2 * subs:
+                room *= 2
+            seen = np.empty(room, np.int64)
+        seen[:] = -1
+        slot_mask = np.uint64(seen.size - 1)
+        for z in range(za, zb):
+            for y in range(ya, yb):
+                for x in range(xa, xb):
+                    s = ((z - bz * block[0]) * block[1] + y - by * block[1]) * block[2] + x - bx * block[2]
+                    to = ((z - start[0]) * size[1] + y - start[1]) * size[2] + x - start[2]
+                    n = (at_index[s + 1] - at_index[s]) >> 2
+                    bits: Int = 0
+                    if n == 0:
+                        if zero_table < 0:
+                            zero_table = table
+                            put64(out, 4 + 4 * table, np.uint64(0))
+                            table += 2
+                        here = zero_table
+                    else:
+                        first = get32(data, at_index[s])
+                        label = get64(data, 16 + 8 * first)
+                        uniform = True
+                        for i in range(1, n):
+                            if get64(data, 16 + 8 * get32(data, at_index[s] + 4 * i)) != label:
+                                uniform = False
+                                break
+                        if uniform:
+                            if solid[first] < 0:
+                                solid[first] = table
+                                put64(out, 4 + 4 * table, label)
+                                table += 2
+                            here = solid[first]
+                        else:
+                            bits = _bits(width_of(n))
+                            value_at[to] = starts[b] + at_value[s]
+                            value_width[to] = width_of(n)
+                            h = np.uint64(n)
+                            for i in range(n):
+                                h = (h ^ np.uint64(get32(data, at_index[s] + 4 * i))) * np.uint64(0x9E3779B97F4A7C15)
+                                h ^= h >> np.uint64(31)
+                            h &= slot_mask
+                            here = -1
+                            while seen[h] >= 0:
+                                t = seen[h] >> 32
+                                if at_index[t + 1] - at_index[t] == 4 * n and _same_table(
+                                    data, at_index[t], at_index[s], 4 * n
+                                ):
+                                    here = seen[h] & 0xFFFFFFFF
+                                    break
+                                h = (h + np.uint64(1)) & slot_mask
+                            if here < 0:
+                                here = table
+                                seen[h] = s << 32 | here
+                                for i in range(n):
+                                    label = get64(data, 16 + 8 * get32(data, at_index[s] + 4 * i))
+                                    put64(out, 4 + 4 * table, label)
+                                    table += 2
+                    if here >= _LIMIT:
+                        return out[:0]
+                    put32(out, 4 + 8 * to, here | bits << 24)
+    # the values
+    word = table
+    values = np.empty(512, np.uint16)
+    for to in range(total):
+        put32(out, 8 + 8 * to, word)
+        if value_at[to] >= 0:
+            w = np.int64(value_width[to])
+            _repack(cat, value_at[to], w, out, 4 + 4 * word, values)
+            word += 16 * _bits(w)
+    return out[: 4 + 4 * word]
+
+
+@njit(nogil=True, cache=True)
+def _repack(data: U8, at: Int, width: Int, out: U8, to: Int, values: U16) -> None:
+    """Turn 512 values of ``width`` bits, most significant bit first, into the next power of two, least first."""
+    if width == 1:
+        a, b, c = np.uint64(0x5555555555555555), np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
+        for i in range(8):
+            v = get64(data, at + 8 * i)
+            v = ((v >> np.uint64(1)) & a) | ((v & a) << np.uint64(1))
+            v = ((v >> np.uint64(2)) & b) | ((v & b) << np.uint64(2))
+            put64(out, to + 8 * i, ((v >> np.uint64(4)) & c) | ((v & c) << np.uint64(4)))
+    elif width == 2:
+        b, c = np.uint64(0x3333333333333333), np.uint64(0x0F0F0F0F0F0F0F0F)
+        for i in range(16):
+            v = get64(data, at + 8 * i)
+            v = ((v >> np.uint64(2)) & b) | ((v & b) << np.uint64(2))
+            put64(out, to + 8 * i, ((v >> np.uint64(4)) & c) | ((v & c) << np.uint64(4)))
+    elif width == 3:
+        for r in range(64):
+            v = get64_big(data, at + 3 * r)
+            packed = np.uint32(0)
+            for i in range(8):
+                packed |= np.uint32(v >> np.uint64(61)) << np.uint32(4 * i)
+                v <<= np.uint64(3)
+            put32(out, to + 4 * r, packed)
+    elif width == 4:
+        c = np.uint64(0x0F0F0F0F0F0F0F0F)
+        for i in range(32):
+            v = get64(data, at + 8 * i)
+            put64(out, to + 8 * i, ((v >> np.uint64(4)) & c) | ((v & c) << np.uint64(4)))
+    else:
+        unpack_sub(data, at, width, values)
+        if width <= 8:
+            for i in range(512):
+                out[to + i] = np.uint8(values[i])
+        else:
+            for i in range(512):
+                out[to + 2 * i] = np.uint8(values[i])
+                out[to + 2 * i + 1] = np.uint8(values[i] >> np.uint16(8))
+
+
+@njit(nogil=True, cache=True)
+def _decode(data: U8, out: U64) -> tuple[Int, Int]:
+    nz, ny, nx = out.shape
+    words = (data.size - 4) // 4
+    s = 0
+    for z0 in range(0, nz, 8):
+        for y0 in range(0, ny, 8):
+            for x0 in range(0, nx, 8):
+                head = get32(data, 4 + 8 * s)
+                table = head & 0xFFFFFF
+                bits = head >> 24
+                at = get32(data, 8 + 8 * s)
+                zb, yb, xb = min(z0 + 8, nz), min(y0 + 8, ny), min(x0 + 8, nx)
+                if bits == 0:
+                    if table + 2 > words:
+                        return 3, s
+                    label = get64(data, 4 + 4 * table)
+                    for z in range(z0, zb):
+                        for y in range(y0, yb):
+                            for x in range(x0, xb):
+                                out[z, y, x] = label
+                else:
+                    if bits > 32 or bits & (bits - 1):
+                        return 1, s
+                    if at + 16 * bits > words:
+                        return 2, s
+                    mask = (1 << bits) - 1
+                    for z in range(z0, zb):
+                        for y in range(y0, yb):
+                            bit = ((z - z0) * 64 + (y - y0) * 8) * bits
+                            for x in range(x0, xb):
+                                value = (get32(data, 4 + 4 * (at + (bit >> 5))) >> (bit & 31)) & mask
+                                bit += bits
+                                if table + 2 * value + 2 > words:
+                                    return 3, s
+                                out[z, y, x] = get64(data, 4 + 4 * (table + 2 * value))
+                s += 1
+    return 0, 0
