@@ -417,11 +417,8 @@ class FakeGcs:
         for key in UNSUPPORTED:
             if params.get(key, "false") != "false":
                 raise not_implemented(f"The parameter {key}")
-        prefix, delimiter, stop = (
-            params.get("prefix", ""),
-            params.get("delimiter", ""),
-            params.get("endOffset", ""),
-        )
+        prefix, delimiter = params.get("prefix", ""), params.get("delimiter", "")
+        stop = params.get("endOffset", "")
         start = max(prefix, params.get("startOffset", ""))
         if params.get("pageToken"):
             try:
@@ -484,11 +481,8 @@ class FakeGcs:
             return Response(gzip.decompress(blob.data), 200, headers, content_type)
         headers |= {"accept-ranges": "bytes"} | ({"content-encoding": encoding} if encoding else {})
         match = re.fullmatch(r"bytes=(\d*)-(\d*)", call.headers.get("range", ""))
-        if (
-            match is None
-            or match[0] == "bytes=-"
-            or (match[1] and match[2] and int(match[2]) < int(match[1]))
-        ):
+        backwards = match and match[1] and match[2] and int(match[2]) < int(match[1])
+        if match is None or match[0] == "bytes=-" or backwards:
             return Response(blob.data, 200, headers, content_type)
         size = len(blob.data)
         first = int(match[1]) if match[1] else max(0, size - int(match[2]))
@@ -516,9 +510,7 @@ class FakeGcs:
                 custom = {}
             kept = {key: value for key, value in custom.items() if value is not None}
             resource = {**blob.fields, **resource, "metadata": kept}
-        changed = replace(
-            blob, fields=writable(resource), metageneration=blob.metageneration + 1, updated=self._tick()
-        )
+        changed = replace(blob, fields=writable(resource), metageneration=blob.metageneration + 1, updated=self._tick())
         return ok(bucket.put(changed).resource(call.base_url))
 
     def _write(
@@ -542,9 +534,7 @@ class FakeGcs:
             parts.append(blob)
         destination = request.get("destination", {})
         fields = writable({"contentType": parts[0].fields.get("contentType"), **destination})
-        blob = self._write(
-            call.params, bucket, valid_name(name), b"".join(part.data for part in parts), fields
-        )
+        blob = self._write(call.params, bucket, valid_name(name), b"".join(part.data for part in parts), fields)
         return ok(blob.resource(call.base_url))
 
     def _copy(self, call: Call, bucket: Bucket, name: str, to: Bucket, new: str, verb: str) -> Response:
@@ -632,9 +622,8 @@ class FakeGcs:
     def _append(self, call: Call, upload: Upload) -> int | None:
         """Take the new bytes of a chunk; the answer is the total size when the client has said it."""
         stated = call.headers.get("content-range")
-        match = re.fullmatch(
-            r"bytes (?:(\d+)-(\d+)|\*)/(?:(\d+)|\*)", stated or f"bytes 0-0/{len(call.body)}"
-        )
+        whole = f"bytes 0-{len(call.body)}/{len(call.body)}"
+        match = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(?:(\d+)|\*)", stated or whole)
         if match is None:
             raise bad_request(f"Invalid Content-Range: {stated}")
         total = int(match[3]) if match[3] else None
