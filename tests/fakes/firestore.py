@@ -106,7 +106,7 @@ def sort_key(value: Any) -> Key:
         case "timestamp_value":
             return rank, (plain.seconds, plain.nanos)
         case "reference_value":
-            return rank, tuple(plain.split("/"))
+            return rank, tuple(map(id_key, plain.split("/")))
         case "geo_point_value":
             return rank, (plain.latitude, plain.longitude)
         case "array_value":
@@ -114,6 +114,12 @@ def sort_key(value: Any) -> Key:
         case "map_value":
             return rank, tuple((key, sort_key(plain.fields[key])) for key in sorted(plain.fields))
     return rank, 0 if kind == "null_value" else plain
+
+
+def id_key(part: str) -> Key:
+    """Numeric ids, written __id7__, come before all others; the client's recursive queries rely on it."""
+    number = re.fullmatch(r"__id(-?\d+)__", part)
+    return (0, int(number[1])) if number else (1, part)
 
 
 def value_size(value: Any) -> int:
