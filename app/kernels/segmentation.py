@@ -107,8 +107,8 @@ _PROBLEMS = {
 }
 
 
-def gathered(blocks: Sequence[U8 | None], grid_zyx: Shape, block_shape_zyx: Shape) -> tuple[U8, I64]:
-    """Join blocks for a kernel: (their bytes one after another, where each begins or -1 for None).
+def gathered(blocks: Sequence[U8 | None], grid_zyx: Shape, block_shape_zyx: Shape, pad: int = 0) -> tuple[U8, I64]:
+    """Join blocks for a kernel: (their bytes one after another and ``pad`` zeros, where each begins or -1 for None).
 
     ValueError if their number or their shapes are wrong; their contents must have been checked.
     """
@@ -125,7 +125,8 @@ def gathered(blocks: Sequence[U8 | None], grid_zyx: Shape, block_shape_zyx: Shap
             parts.append(block)
             starts[i] = size
             size += block.size
-    cat = np.concatenate(parts) if parts else np.zeros(0, np.uint8)
+    parts.append(np.zeros(pad, np.uint8))
+    cat = np.concatenate(parts)
     return frozen(cat, np.uint8, 1, "label blocks"), starts
 
 
