@@ -170,7 +170,7 @@ class Proxy:
                 await writer.drain()
                 if closes(answer) or closes(request):
                     return
-        except (OSError, EOFError):
+        except (OSError, EOFError, asyncio.CancelledError):
             return
         finally:
             self._open.discard(writer)
