@@ -20,36 +20,44 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="DVID_", frozen=True, extra="ignore", toml_file=None)
 
-    store: str = Field("dvid-data", description="URL of the object store: a folder, file://, memory://, gs://, s3://")
+    store: str = Field(
+        default="dvid-data", description="URL of the object store: a folder, file://, memory://, gs://, s3://"
+    )
     catalog: str = Field(
-        "", description="URL of the catalog: empty for a tree in the store, or firestore://PROJECT[/DATABASE]"
+        default="", description="URL of the catalog: empty for a tree in the store, or firestore://PROJECT[/DATABASE]"
     )
     stores: dict[str, str] = Field(default_factory=dict, description="names and URLs of further stores")
     assignments: dict[str, str] = Field(
         default_factory=dict, description="which store new data go to, by name:root, tag=value, datatype or default"
     )
     durability: Literal["power", "process"] = Field(
-        "power", description="on file://, whether an answer waits for fsync (power) or not (process)"
+        default="power", description="on file://, whether an answer waits for fsync (power) or not (process)"
     )
-    max_staleness: float = Field(1.0, ge=0, description="seconds for which a bucket's newest commit may stay unseen")
-    store_timeout: float = Field(10.0, gt=0, description="seconds after which a silent store is given up")
+    max_staleness: float = Field(
+        default=1.0, ge=0, description="seconds for which a bucket's newest commit may stay unseen"
+    )
+    store_timeout: float = Field(default=10.0, gt=0, description="seconds after which a silent store is given up")
 
-    host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="port to listen on")
-    workers: int = Field(0, ge=0, description="processes that serve; 0: one for each core, 1 on memory://")
-    admin_token: SecretStr = Field(SecretStr(""), description="the token that makes a request an administrator's")
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on")
+    workers: int = Field(default=0, ge=0, description="processes that serve; 0: one for each core, 1 on memory://")
+    admin_token: SecretStr = Field(
+        default=SecretStr(""), description="the token that makes a request an administrator's"
+    )
     cors_domains: list[str] = Field(
         default_factory=lambda: ["*"], description="origins that browsers may call from; * for all"
     )
-    note: str = Field("", description="a text shown by /api/server/note")
-    read_only: bool = Field(False, description="refuse every write but an administrator's")
-    full_write: bool = Field(False, description="accept writes to locked versions from everybody")
-    allow_labelmap_split: bool = Field(True, description="offer the split of bodies by voxels")
+    note: str = Field(default="", description="a text shown by /api/server/note")
+    read_only: bool = Field(default=False, description="refuse every write but an administrator's")
+    full_write: bool = Field(default=False, description="accept writes to locked versions from everybody")
+    allow_labelmap_split: bool = Field(default=True, description="offer the split of bodies by voxels")
 
-    cache_bytes: int = Field(256 << 20, ge=0, description="memory for stored values and encoded answers")
-    max_body_bytes: int = Field(3 << 30, gt=0, description="the largest request body")
-    max_answer_bytes: int = Field(3 << 30, gt=0, description="the largest answer put together in memory")
-    threads: int = Field(0, ge=0, description="threads for work on voxels in each process; 0: one for each core")
+    cache_bytes: int = Field(default=256 << 20, ge=0, description="memory for stored values and encoded answers")
+    max_body_bytes: int = Field(default=3 << 30, gt=0, description="the largest request body")
+    max_answer_bytes: int = Field(default=3 << 30, gt=0, description="the largest answer put together in memory")
+    threads: int = Field(
+        default=0, ge=0, description="threads for work on voxels in each process; 0: one for each core"
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -48,7 +48,7 @@ class Instance:
     versioned: bool = True
     compression: str = "lz4"
     checksum: str = "crc32"
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] | None = None
     syncs: Sequence[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     store: str = ""

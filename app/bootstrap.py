@@ -1,0 +1,78 @@
+"""The composition root: from settings to an application. The one place where concrete backends are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from urllib.parse import urlsplit
+
+from app.backends.bucket_catalog import BucketCatalog
+from app.backends.catalog import Catalog
+from app.backends.store import Store, StoreOptions
+from app.core.errors import Invalid
+from app.routes import instances, keyvalue, nodes, repos, server
+from app.routes.endpoint import Endpoint, endpoints_of
+from app.routes.service import Service
+from app.settings import Settings
+from app.versioning.datastore import Datastore
+
+#: The modules with the endpoints of each datatype's instances.
+ENDPOINTS: Mapping[str, list[ModuleType]] = {
+    "keyvalue": [instances, keyvalue],
+}
+
+
+def store_options(settings: Settings) -> StoreOptions:
+    """How this process uses its stores."""
+    return StoreOptions(
+        durability=settings.durability,
+        cache_bytes=settings.cache_bytes // 4,
+        timeout_seconds=settings.store_timeout,
+        max_staleness_seconds=settings.max_staleness,
+    )
+
+
+def open_catalog(settings: Settings, store: Store) -> Catalog:
+    """The catalog that the settings name: in the store itself, in another store, or in Firestore."""
+    if not settings.catalog:
+        return BucketCatalog(store)
+    parts = urlsplit(settings.catalog)
+    if parts.scheme != "firestore":
+        return BucketCatalog(Store(settings.catalog, store_options(settings)))
+    from app.backends.firestore_catalog import FirestoreCatalog  # its libraries take long to load
+
+    if not parts.netloc:
+        raise Invalid("the catalog's URL must be firestore://PROJECT[/DATABASE]")
+    database = parts.path.strip("/") or "(default)"
+    return FirestoreCatalog(parts.netloc, database=database, timeout_seconds=settings.store_timeout)
+
+
+async def open_datastore(settings: Settings) -> Datastore:
+    """The datastore that the settings describe, connected."""
+    options = store_options(settings)
+    store = Store(settings.store, options)
+    catalog = open_catalog(settings, store)
+    is_remote = store.is_remote or settings.catalog.startswith(("firestore:", "gs:", "s3:"))
+    datastore = Datastore(
+        store,
+        catalog,
+        options,
+        stores=settings.stores,
+        assignments=settings.assignments,
+        catalog_staleness=settings.max_staleness if is_remote else 0.0,
+        cache_bytes=settings.cache_bytes,
+    )
+    await datastore.repos.refresh()
+    return datastore
+
+
+def endpoints() -> tuple[list[Endpoint], dict[str, list[Endpoint]]]:
+    """All endpoints: of the server, and of each datatype's instances."""
+    general = endpoints_of(server, repos, nodes)
+    return general, {typename: endpoints_of(*modules) for typename, modules in ENDPOINTS.items()}
+
+
+def build(settings: Settings) -> Service:
+    """The application."""
+    general, by_type = endpoints()
+    return Service(settings, lambda: open_datastore(settings), general, by_type)

@@ -1,0 +1,72 @@
+"""What a datatype is: a name, the settings it takes when an instance is made, and what its instances say of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.datatypes.config import Config
+from app.versioning.datastore import Data
+from app.versioning.snapshot import Snapshot
+
+_NAMES = {
+    "none": "No compression",
+    "snappy": "Go Snappy compression",
+    "lz4": "LZ4 compression",
+    "gzip": "gzip compression",
+    "jpeg": "jpeg compression",
+}
+_CHECKSUMS = {"none": "No checksum", "crc32": "CRC32 checksum"}
+
+
+async def _nothing(_data: Data, _snapshot: Snapshot) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Datatype:
+    """One kind of data.
+
+    `settings` turns the configuration of a new instance into what its document keeps; `extended` and `extents` give
+    the parts of its JSON that depend on the type and on the version.
+    """
+
+    name: str
+    version: str = "0.1"
+    url: str = ""
+    compression: str = "lz4"
+    settings: Callable[[Config], dict[str, Any]] = lambda config: {}
+    extended: Callable[[Data, Snapshot], Awaitable[dict[str, Any] | None]] = _nothing
+    has_extents: bool = False
+    has_tags: bool = False
+    #: Datatypes to which an instance of this one may be synced.
+    syncs: frozenset[str] = frozenset()
+
+    async def describe(self, data: Data) -> dict[str, Any]:
+        """The JSON of an instance at a version."""
+        instance = data.instance
+        algorithm, _, level = instance.compression.partition(":")
+        described: dict[str, Any] = {
+            "Base": {
+                "TypeName": self.name,
+                "TypeURL": self.url or f"github.com/janelia-flyem/dvid/datatype/{self.name}",
+                "TypeVersion": self.version,
+                "DataUUID": instance.uuid,
+                "Name": instance.name,
+                "RepoUUID": instance.version,
+                "Compression": f"{_NAMES[algorithm]}, level {level or -1}",
+                "Checksum": _CHECKSUMS[instance.checksum],
+                "Syncs": list(instance.syncs),
+                "Versioned": instance.versioned,
+                "KVStore": data.trees.store.url,
+                "LogStore": data.trees.store.url,
+                "Tags": instance.tags,
+            },
+        }
+        snapshot = await data.head()
+        described["Extended"] = await self.extended(data, snapshot)
+        if self.has_extents:
+            extended: Mapping[str, Any] = described["Extended"]
+            described["Extents"] = {"MinPoint": extended["MinPoint"], "MaxPoint": extended["MaxPoint"]}
+        return described

@@ -1,0 +1,83 @@
+"""keyvalue: any bytes under any key, ordered by the bytes of the key, versioned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from app.core.errors import Invalid
+from app.datatypes.datatype import Datatype
+from app.versioning.datastore import Data
+from app.versioning.log import Record
+from app.versioning.snapshot import Snapshot
+from app.versioning.tree import Mutation
+
+DATATYPE = Datatype("keyvalue", version="0.2", has_tags=True)
+
+_PREFIX = b"k/"
+_END = b"k0"
+#: Longer keys than DVID's store can hold are refused.
+MAX_KEY_BYTES = 65_000
+
+
+def _tree_key(key: str) -> bytes:
+    encoded = key.encode("utf-8", "surrogateescape")
+    if not encoded:
+        raise Invalid("a key must not be empty")
+    if len(encoded) > MAX_KEY_BYTES:
+        raise Invalid(f"the key has {len(encoded)} bytes; at most {MAX_KEY_BYTES} are allowed")
+    return _PREFIX + encoded
+
+
+def shown(key: str) -> str:
+    """A key as JSON can show it: bytes that are not UTF-8 become U+FFFD."""
+    return key.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+async def get(snapshot: Snapshot, key: str) -> bytes | None:
+    """The value of a key, or None."""
+    return await snapshot.get(_tree_key(key))
+
+
+async def get_many(snapshot: Snapshot, keys: Sequence[str]) -> list[bytes | None]:
+    """The values of keys in the order asked."""
+    return await snapshot.get_many([_tree_key(key) for key in keys])
+
+
+async def key_range(snapshot: Snapshot, first: str | None = None, last: str | None = None) -> list[str]:
+    """The keys from `first` to `last`, both inclusive and neither needed to exist; all without limits."""
+    start = _PREFIX if first is None else _PREFIX + first.encode("utf-8", "surrogateescape")
+    stop = _END if last is None else _PREFIX + last.encode("utf-8", "surrogateescape") + b"\0"
+    if start >= stop:
+        return []
+    keys = await snapshot.keys(start, stop)
+    return [key[len(_PREFIX) :].decode("utf-8", "surrogateescape") for key in keys]
+
+
+async def put(data: Data, items: Sequence[tuple[str, bytes]], user: str, app: str, *, by_admin: bool) -> None:
+    """Write values, all in one transaction; each has a record in the log."""
+    encoded = [(_tree_key(key), key, value) for key, value in items]
+    mutation_id = await data.mutation_id()
+    version = data.home.uuid
+
+    async def change(mutation: Mutation) -> None:
+        for tree_key, key, value in encoded:
+            mutation.put(tree_key, value)
+            arguments = {"Key": shown(key), "Bytes": len(value)}
+            mutation.record(Record("postkv", version, mutation_id, user, app, arguments))
+        if not encoded:
+            mutation.record(Record("postkv", version, mutation_id, user, app))
+
+    await data.mutate(change, by_admin=by_admin)
+
+
+async def delete(data: Data, key: str, user: str, app: str, *, by_admin: bool) -> None:
+    """Remove a key, whether it is there or not."""
+    tree_key = _tree_key(key)
+    mutation_id = await data.mutation_id()
+    record = Record("delete", data.home.uuid, mutation_id, user, app, {"Key": shown(key)})
+
+    async def change(mutation: Mutation) -> None:
+        mutation.delete(tree_key)
+        mutation.record(record)
+
+    await data.mutate(change, by_admin=by_admin)

@@ -1,0 +1,26 @@
+"""Which status each error of ours has; the only table of that kind."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from app.core import errors
+
+STATUS: dict[type[errors.DvidError], int] = {
+    errors.Invalid: 400,
+    errors.NotAllowed: 400,
+    errors.NeedsAdmin: 401,
+    errors.Unknown: 400,
+    errors.Absent: 404,
+    errors.Conflict: 503,
+    errors.TooLarge: 413,
+    errors.Busy: 503,
+    errors.StoreUnavailable: 503,
+}
+
+
+def answer(error: errors.DvidError, path: str) -> Response:
+    """The answer to a refused or failed request: the reason as plain text, with the path as DVID adds it."""
+    status = STATUS[type(error)]
+    headers = {"Retry-After": "1"} if status == 503 else None
+    return Response(f"{error} ({path}).\n", status, headers, "text/plain")

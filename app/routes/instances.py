@@ -1,0 +1,93 @@
+"""Endpoints that instances of most datatypes have: information, help, tags, the log of mutations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from starlette.responses import Response
+
+from app.core.errors import Invalid
+from app.datatypes import DATATYPES
+from app.routes import answers, documentation
+from app.routes.endpoint import Parameter, endpoint
+from app.routes.request import Request
+from app.versioning import log
+from app.versioning.datastore import Data
+
+
+@endpoint("GET", "info", answer="the instance")
+async def get_info(request: Request) -> Response:
+    """The instance: general properties, those of its datatype, and its extents at this version."""
+    return answers.json(await DATATYPES[request.data.instance.typename].describe(request.data))
+
+
+@endpoint("GET", "help", media="text/plain", answer="text")
+async def get_help(request: Request) -> Response:
+    """The endpoints of this instance."""
+    typename = request.data.instance.typename
+    return answers.text(documentation.type_help(typename, request.service.by_type[typename].endpoints))
+
+
+@endpoint("GET", "tags", answer='{"Tags": {...}}')
+async def get_tags(request: Request) -> Response:
+    """The tags of the instance."""
+    return answers.json({"Tags": request.data.instance.tags})
+
+
+@endpoint("POST", "tags", body="an object of strings", query=[Parameter("replace", "forget the present tags", "flag")])
+async def post_tags(request: Request) -> Response:
+    """Add tags, or replace them all. Tags are not versioned."""
+    tags = await request.json_object()
+    if not all(isinstance(value, str) for value in tags.values()):
+        raise Invalid("tags must be a JSON object of strings")
+    present = {} if request.query["replace"] else request.data.instance.tags
+    await edit(request.data, tags={**(present or {}), **tags})
+    return answers.empty()
+
+
+@endpoint("GET", "mutations", answer="a list of records")
+async def get_mutations(request: Request) -> Response:
+    """What was done to the instance in exactly this version, oldest first."""
+    return answers.json(await mutation_records(request.data))
+
+
+@endpoint("GET", "mutations-range/{first}/{last}", answer="a list of records")
+async def get_mutations_range(request: Request) -> Response:
+    """What was done from version `last` back to version `first`, both included, the younger version first."""
+    data, repos = request.data, request.service.datastore.repos
+    _, first = await repos.resolve(request.path["first"])
+    repo, last = await repos.resolve(request.path["last"])
+    if repo.root != data.repo.root or first.uuid not in repo.versions:
+        raise Invalid("both versions must be of the instance's repo")
+    chain = repo.line(last.uuid).versions
+    if first.uuid in chain:
+        chain = chain[: chain.index(first.uuid) + 1]
+    found: list[dict[str, Any]] = []
+    for version in chain:
+        found += await mutation_records(Data(data.datastore, repo, repo.versions[version], data.instance))
+    return answers.json(found)
+
+
+async def mutation_records(data: Data) -> list[dict[str, Any]]:
+    """The log of a version in the form of DVID's messages."""
+    snapshot = await data.head()
+    return [message(record) for record in await log.records(snapshot, data.home.uuid) if record.arguments]
+
+
+def message(record: log.Record) -> dict[str, Any]:
+    """A record as DVID's message about the same mutation."""
+    described: dict[str, Any] = {
+        "Action": record.action,
+        **record.arguments,
+        "UUID": record.version,
+        "Timestamp": record.time.strftime("%Y-%m-%d %H:%M:%S.%f +0000 UTC"),
+    }
+    return described
+
+
+async def edit(data: Data, **changes: Any) -> None:
+    """Replace properties of an instance; these are not versioned."""
+    await data.datastore.repos.edit_instance(
+        data.repo.root, data.instance.uuid, lambda instance: replace(instance, **changes)
+    )

@@ -1,0 +1,172 @@
+"""Endpoints of repos: make them, describe them, add instances, merge versions."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from app.core.errors import Invalid
+from app.datatypes import DATATYPES
+from app.datatypes.config import Config
+from app.routes import answers
+from app.routes.endpoint import endpoint
+from app.routes.request import Request
+from app.routes.service import Service
+from app.versioning.datastore import Data
+from app.versioning.graph import MASTER, Instance, Repo, Version
+
+
+@endpoint("POST", "/api/repos", admin=True, body="alias, description, passcode, root", answer='{"root": uuid}')
+async def post_repos(request: Request) -> Response:
+    """Make a repo with one open version."""
+    config = Config(await request.json_object())
+    repo = await request.service.datastore.repos.create(
+        config.text("alias"), config.text("description"), config.text("passcode"), config.text("root")
+    )
+    return answers.json({"root": repo.root})
+
+
+@endpoint("GET", "/api/repos/info", answer="an object: root UUID to repo")
+async def get_repos_info(request: Request) -> Response:
+    """All repos with their versions and instances."""
+    service = request.service
+    forest = await service.datastore.repos.forest()
+    parts = [
+        orjson.dumps(root) + b":" + await describe(service, repo, repo.leaf(MASTER))
+        for root, repo in forest.repos.items()
+    ]
+    return Response(b"{" + b",".join(parts) + b"}", media_type="application/json")
+
+
+@endpoint("HEAD", "/api/repo/{version}", media="text/plain", answer="names the root")
+async def head_repo(request: Request) -> Response:
+    """Whether a version exists."""
+    assert request.repo is not None
+    return answers.text(f"repo {request.repo.root}")
+
+
+@endpoint("GET", "/api/repo/{version}/info", answer="a repo")
+async def get_repo_info(request: Request) -> Response:
+    """One repo, with the extents of its instances at this version."""
+    assert request.repo is not None
+    return Response(await describe(request.service, request.repo, request.version), media_type="application/json")
+
+
+@endpoint("POST", "/api/repo/{version}/info", body="alias, description")
+async def post_repo_info(request: Request) -> Response:
+    """Change a repo's alias or description."""
+    assert request.repo is not None
+    config = Config(await request.json_object())
+    alias = config.text("alias") if "alias" in config else None
+    description = config.text("description") if "description" in config else None
+    await request.service.datastore.repos.describe(request.repo.root, alias, description)
+    return answers.empty()
+
+
+@endpoint("POST", "/api/repo/{version}/instance", body="dataname, typename, settings", answer='{"result": text}')
+async def post_instance(request: Request) -> Response:
+    """Add a data instance; it is there by name in all versions of the repo."""
+    assert request.repo is not None
+    datastore = request.service.datastore
+    if request.version.locked and not (request.is_admin or request.service.settings.full_write):
+        raise Invalid(f"version {request.version.uuid} is locked")
+    config = Config(await request.json_object())
+    name, typename = config.required("dataname"), config.required("typename")
+    datatype = DATATYPES.get(typename)
+    if datatype is None:
+        raise Invalid(f"data type {typename!r} is not supported by this server")
+    tags = config.tags()
+    instance = Instance(
+        uuid.uuid4().hex,
+        name,
+        typename,
+        request.version.uuid,
+        versioned=config.flag("Versioned", True),
+        compression=config.compression(datatype.compression),
+        checksum=config.checksum(),
+        tags=tags,
+        settings=datatype.settings(config),
+        store=datastore.assign(request.repo.root, name, typename, tags or {}),
+    )
+    await datastore.repos.add_instance(request.repo.root, instance)
+    return answers.json({"result": f"Added {name} [{typename}] to node {request.version.uuid}"})
+
+
+@endpoint("GET", "/api/repo/{version}/branch-versions/{branch}", answer="UUIDs, the leaf first")
+async def get_branch_versions(request: Request) -> Response:
+    """The versions of a branch from its leaf back to the root."""
+    assert request.repo is not None
+    return answers.json(request.repo.branch_versions(request.path["branch"]))
+
+
+@endpoint("GET", "/api/repo/{version}/log", answer='{"log": lines}')
+async def get_repo_log(request: Request) -> Response:
+    """The log of the repo."""
+    assert request.repo is not None
+    return answers.json({"log": list(request.repo.log)})
+
+
+@endpoint("POST", "/api/repo/{version}/log", body='{"log": lines}')
+async def post_repo_log(request: Request) -> Response:
+    """Append to the log of the repo."""
+    assert request.repo is not None
+    await request.service.datastore.repos.add_log(request.repo.root, lines_of(await request.json_object()))
+    return answers.empty()
+
+
+def lines_of(body: dict[str, Any], *, required: bool = True) -> list[str]:
+    """The `log` of a body: a list of strings."""
+    lines = body.get("log")
+    if lines is None and not required:
+        return []
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise Invalid("the body must be a JSON object with a list of strings as log")
+    return lines
+
+
+async def describe(service: Service, repo: Repo, version: Version) -> bytes:
+    """The JSON of a repo, as seen from one of its versions."""
+    datastore = service.datastore
+    instances = {}
+    for name in sorted(repo.by_name):
+        instance = repo.by_name[name]
+        if instance.typename in DATATYPES:
+            data = Data(datastore, repo, version, instance)
+            instances[name] = await DATATYPES[instance.typename].describe(data)
+    numbers = {node.uuid: node.number for node in repo.versions.values()}
+    next_mutation = datastore.repos.mutation_ids(repo.root).upcoming
+    return orjson.dumps(
+        {
+            "Root": repo.root,
+            "Alias": repo.alias,
+            "Description": repo.description,
+            "Log": list(repo.log),
+            "Properties": {},
+            "DataInstances": instances,
+            "DAG": {
+                "Root": repo.root,
+                "Nodes": {
+                    node.uuid: {
+                        "Branch": node.branch,
+                        "Note": node.note,
+                        "Log": list(node.log),
+                        "UUID": node.uuid,
+                        "VersionID": node.number,
+                        "Locked": node.locked,
+                        "Parents": [numbers[parent] for parent in node.parents],
+                        "Children": [numbers[child] for child in repo.children[node.uuid]],
+                        "Created": node.created,
+                        "Updated": node.updated,
+                    }
+                    for node in repo.versions.values()
+                },
+            },
+            "MutationID": next_mutation,
+            "SavedMutationID": next_mutation,
+            "Created": repo.created,
+            "Updated": repo.updated,
+        }
+    )

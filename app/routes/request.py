@@ -1,0 +1,141 @@
+"""A request as handlers see it: path and query already parsed, version and data found, body read within limits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope
+
+from app.core.errors import Invalid, TooLarge
+from app.versioning.datastore import Data
+from app.versioning.graph import Repo, Version
+from app.versioning.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from app.routes.service import Service
+
+
+class Request:
+    """One HTTP request on its way through a handler."""
+
+    __slots__ = (
+        "_data",
+        "_receive",
+        "_version",
+        "is_admin",
+        "method",
+        "path",
+        "query",
+        "raw_query",
+        "repo",
+        "scope",
+        "service",
+        "snapshot",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, service: Service, raw_query: dict[str, str]) -> None:
+        self.scope = scope
+        self._receive = receive
+        self.service = service
+        self.method: str = scope["method"]
+        self.path: Mapping[str, str] = {}
+        self.raw_query = raw_query
+        self.query: Mapping[str, Any] = {}
+        self.is_admin = False
+        self.repo: Repo | None = None
+        self._version: Version | None = None
+        self._data: Data | None = None
+        #: The snapshot that the answer was made of: the router names its generation in the ETag.
+        self.snapshot: Snapshot | None = None
+
+    @property
+    def data(self) -> Data:
+        """The instance at the version of the URL."""
+        assert self._data is not None
+        return self._data
+
+    @property
+    def version(self) -> Version:
+        """The version of the URL."""
+        assert self._version is not None
+        return self._version
+
+    def bind(self, repo: Repo, version: Version, data: Data | None = None) -> None:
+        """Say what the URL named."""
+        self.repo, self._version, self._data = repo, version, data
+
+    @property
+    def user(self) -> str:
+        """Who says to have sent this (`u`); never verified."""
+        return self.raw_query.get("u", "")
+
+    @property
+    def app(self) -> str:
+        """The client's name (`app`)."""
+        return self.raw_query.get("app", "")
+
+    def header(self, name: bytes) -> str | None:
+        """A header by its lower-case name."""
+        for key, value in self.scope["headers"]:
+            if key == name:
+                return str(value.decode("latin-1"))
+        return None
+
+    async def head(self) -> Snapshot:
+        """The snapshot that this request reads, all of it: the newest, or the one of `?generation=`."""
+        if self.snapshot is None:
+            generation = self.raw_query.get("generation")
+            if generation is None:
+                self.snapshot = await self.data.head()
+            elif generation.isascii() and generation.isdigit():
+                self.snapshot = await self.data.at(int(generation))
+            else:
+                raise Invalid(f"generation {generation!r} is not a number")
+        return self.snapshot
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The body in pieces as they come."""
+        limit = self.service.settings.max_body_bytes
+        received = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect()
+            piece = message.get("body", b"")
+            received += len(piece)
+            if received > limit:
+                raise TooLarge(f"the body exceeds {limit} bytes")
+            if piece:
+                yield piece
+            if not message.get("more_body", False):
+                return
+
+    async def body(self) -> bytes:
+        """The whole body."""
+        length = self.header(b"content-length")
+        if length is not None and length.isdigit() and int(length) > self.service.settings.max_body_bytes:
+            raise TooLarge(f"the body exceeds {self.service.settings.max_body_bytes} bytes")
+        pieces = [piece async for piece in self.stream()]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def json(self) -> Any:
+        """The body as JSON; None if it is empty."""
+        body = await self.body()
+        if not body.strip():
+            return None
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise Invalid(f"the body is not JSON: {error}") from None
+
+    async def json_object(self) -> dict[str, Any]:
+        """The body as a JSON object; an empty body or `null` is an empty one."""
+        value = await self.json()
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise Invalid("the body must be a JSON object")
+        return value

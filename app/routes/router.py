@@ -1,0 +1,78 @@
+"""Routing: a path's parts are walked down a tree of literals and placeholders; no regular expression is tried in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
+
+from app.routes.endpoint import Endpoint
+
+
+@dataclass
+class _Node:
+    literals: dict[str, _Node] = field(default_factory=dict)
+    placeholder: _Node | None = None
+    methods: dict[str, tuple[Endpoint, tuple[tuple[int, str], ...]]] = field(default_factory=dict)
+
+
+class Routes:
+    """Endpoints by path and method."""
+
+    def __init__(self, endpoints: Iterable[Endpoint] = ()) -> None:
+        self._root = _Node()
+        self.endpoints: list[Endpoint] = []
+        for described in endpoints:
+            self.add(described)
+
+    def add(self, described: Endpoint) -> None:
+        """Take up an endpoint; two for one method and path are a mistake of ours."""
+        self.endpoints.append(described)
+        parts = described.path.removeprefix("/").split("/")
+        if parts[-1].endswith("?}"):
+            self._insert(parts[:-1], described)
+            parts[-1] = parts[-1][:-2] + "}"
+        self._insert(parts, described)
+
+    def _insert(self, parts: list[str], described: Endpoint) -> None:
+        node, names = self._root, []
+        for index, part in enumerate(parts):
+            if part.startswith("{"):
+                names.append((index, part[1:-1]))
+                if node.placeholder is None:
+                    node.placeholder = _Node()
+                node = node.placeholder
+            else:
+                node = node.literals.setdefault(part, _Node())
+        methods = [described.method]
+        if described.method == "GET" and "HEAD" not in node.methods:
+            methods.append("HEAD")
+        if described.twin:
+            methods.append("POST")
+        for method in methods:
+            present = node.methods.get(method)
+            if present is not None and method == present[0].method:
+                raise ValueError(f"two endpoints for {method} {described.path}")
+            node.methods[method] = described, tuple(names)
+
+    def find(self, parts: list[str]) -> dict[str, tuple[Endpoint, tuple[tuple[int, str], ...]]] | None:
+        """The methods of a path, or None if no endpoint has it."""
+        node = self._root
+        for part in parts:
+            following = node.literals.get(part) or node.placeholder
+            if following is None:
+                return None
+            node = following
+        return node.methods or None
+
+
+def split(path: bytes) -> list[str]:
+    """The parts of a raw path after the first slash, each decoded by itself: `%2F` does not split.
+
+    Bytes that are not UTF-8 survive as surrogates, so that any key can be named.
+    """
+    text = path.decode("latin-1")
+    parts = text.split("/")[1:]
+    if "%" in text:
+        return [unquote_to_bytes(part).decode("utf-8", "surrogateescape") if "%" in part else part for part in parts]
+    return parts

@@ -1,0 +1,240 @@
+"""Endpoints of the server itself: information, monitoring, control, help."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import orjson
+from starlette.responses import RedirectResponse, Response
+
+import app
+from app.core.errors import Invalid
+from app.datatypes import DATATYPES
+from app.routes import answers, documentation
+from app.routes.endpoint import Parameter, endpoint
+from app.routes.request import Request
+
+#: What clients parse as the version of DVID whose API this is: `v` and numbers, above 0.8.24.15.
+API_VERSION = "v1.0.0"
+DATASTORE_VERSION = "0.11.0"
+
+
+@endpoint("GET", "/interface", media="application/raml+yaml", answer="the RAML of the API")
+async def get_interface(request: Request) -> Response:
+    """A short machine-readable description; the OpenAPI document says much more."""
+    body = "#%RAML 0.8\ntitle: DVID Cloud\nbaseUri: /api\ndocumentation:\n  - title: OpenAPI\n    content: /api/openapi.json\n"
+    return Response(body, media_type="application/raml+yaml")
+
+
+@endpoint("GET", "/interface/version", media="text/plain", answer="`v1`")
+async def get_interface_version(request: Request) -> Response:
+    """The version of the interface."""
+    return answers.text("v1\n")
+
+
+@endpoint("GET", "/api/help", media="text/html", answer="a page")
+async def get_help(request: Request) -> Response:
+    """The help: server, repo and node endpoints, and the datatypes."""
+    service = request.service
+    return Response(documentation.page(service.general.endpoints, DATATYPES), media_type="text/html")
+
+
+@endpoint("GET", "/api/help/", media="text/html", answer="a page")
+async def get_help_slash(request: Request) -> Response:
+    """The help, as clients with a slash at the end ask for it."""
+    return await get_help(request)
+
+
+@endpoint("GET", "/api/help/{typename}", media="text/plain", answer="text")
+async def get_type_help(request: Request) -> Response:
+    """The endpoints of a datatype's instances."""
+    typename = request.path["typename"]
+    routes = request.service.by_type.get(typename)
+    if routes is None:
+        raise Invalid(f"there is no datatype {typename!r}")
+    return answers.text(documentation.type_help(typename, routes.endpoints))
+
+
+@endpoint("GET", "/api/openapi.json", answer="the OpenAPI 3.1 document")
+async def get_openapi(request: Request) -> Response:
+    """Every endpoint in the form that tools read."""
+    service = request.service
+    endpoints = {name: routes.endpoints for name, routes in service.by_type.items()}
+    return answers.json(documentation.openapi(service.general.endpoints, endpoints, app.__version__))
+
+
+@endpoint("GET", "/api/server/info", answer="an object of strings")
+async def get_info(request: Request) -> Response:
+    """Versions, storage and age of the server."""
+    service = request.service
+    settings = service.settings
+    info = {
+        "Cores": str(settings.cores),
+        "Maximum Cores": str(settings.cores),
+        "Datastore Version": DATASTORE_VERSION,
+        "DVID Version": API_VERSION,
+        "DVID Cloud Version": app.__version__,
+        "Storage backend": service.datastore.store.url,
+        "Server time": datetime.now(UTC).isoformat(),
+        "Server uptime": f"{time.time() - service.started:.3f}s",
+        "RPC Address": "",
+        "Host": f"{settings.host}:{settings.port}",
+        "Note": settings.note,
+        "TOML location": "",
+    }
+    if settings.read_only:
+        info["Mode"] = "read only"
+    elif settings.full_write:
+        info["Mode"] = "allow writes on committed nodes"
+    return answers.json(info)
+
+
+@endpoint("GET", "/api/server/note", media="text/plain", answer="text")
+async def get_note(request: Request) -> Response:
+    """The note of the configuration."""
+    return answers.text(request.service.settings.note)
+
+
+@endpoint("GET", "/api/server/config", admin=True, media="text/plain", answer="TOML")
+async def get_config(request: Request) -> Response:
+    """The settings in force, without secrets."""
+    settings = request.service.settings.model_dump(mode="json")
+    lines = [
+        f"{key} = {orjson.dumps(value).decode()}" for key, value in settings.items() if not isinstance(value, dict)
+    ]
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            lines += ["", f"[{key}]", *(f"{name} = {orjson.dumps(item).decode()}" for name, item in value.items())]
+    return answers.text("\n".join(lines) + "\n")
+
+
+@endpoint("GET", "/api/server/types", answer="an object: typename to URL")
+async def get_types(request: Request) -> Response:
+    """The datatypes that existing instances have."""
+    forest = await request.service.datastore.repos.forest()
+    used = {instance.typename for repo in forest.repos.values() for instance in repo.instances.values()}
+    return answers.json({name: _url(name) for name in sorted(used) if name in DATATYPES})
+
+
+@endpoint("GET", "/api/server/compiled-types", answer="an object: typename to URL")
+async def get_compiled_types(request: Request) -> Response:
+    """All datatypes that the server knows."""
+    return answers.json({name: _url(name) for name in sorted(DATATYPES)})
+
+
+def _url(typename: str) -> str:
+    return DATATYPES[typename].url or f"github.com/janelia-flyem/dvid/datatype/{typename}"
+
+
+@endpoint("GET", "/api/server/token", media="text/plain", answer="a token")
+async def get_token(request: Request) -> Response:
+    """Refused: this server hands out no tokens."""
+    raise Invalid("this server gives no tokens: it runs without authentication")
+
+
+@endpoint("GET", "/api/storage", admin=True, answer="an object")
+async def get_storage(request: Request) -> Response:
+    """The stores and what this process remembers of them."""
+    datastore = request.service.datastore
+    return answers.json({datastore.store.url: {"cached bytes": datastore.cache.size_bytes}})
+
+
+@endpoint("GET", "/api/load", answer="an object of integers")
+async def get_load(request: Request) -> Response:
+    """Requests and cached bytes of this process since it started."""
+    service = request.service
+    seconds = max(1.0, time.time() - service.started)
+    rates = {
+        "GET requests": round(service.counts["GET"] / seconds),
+        "PUT requests": round((service.counts["POST"] + service.counts["PUT"]) / seconds),
+        "handlers active": min(100, 100 * service.throttled // max(1, service.throttle_limit)),
+    }
+    unknown = [
+        *("file bytes read", "file bytes written", "key bytes read", "key bytes written", "value bytes read"),
+        *("value bytes written", "goroutines", "active CGo writes", "pending log messages"),
+    ]
+    return answers.json({**dict.fromkeys(unknown, 0), **rates})
+
+
+@endpoint("GET", "/api/heartbeat", media="text/plain", answer="`OK`")
+async def get_heartbeat(request: Request) -> Response:
+    """A sign of life; with `u` the user's ping is noted."""
+    _ping(request)
+    return answers.text("OK")
+
+
+@endpoint("GET", "/api/user-latencies", answer="an object: user to latencies, or one user's latencies")
+async def get_user_latencies(request: Request) -> Response:
+    """Who pinged this process, and when."""
+    pings = request.service.user_pings
+    if "u" not in request.raw_query:
+        return answers.json(pings)
+    known = pings.get(request.user) or {
+        "User": "",
+        "LastPing": "",
+        "LastLatency": 0,
+        "MinLatency": 0,
+        "MaxLatency": 0,
+    }
+    _ping(request)
+    return answers.json(known)
+
+
+def _ping(request: Request) -> None:
+    pings = request.service.user_pings
+    if request.user and (request.user in pings or len(pings) < 10_000):
+        pings[request.user] = {
+            "User": request.user,
+            "LastPing": datetime.now(UTC).isoformat(),
+            "LastLatency": 0,
+            "MinLatency": 0,
+            "MaxLatency": 0,
+        }
+
+
+@endpoint("POST", "/api/server/settings", admin=True, body='{"throttle": "4"}', media="text/plain", answer="text")
+async def post_settings(request: Request) -> Response:
+    """Change how many throttled operations may run at once. `gc` is accepted for old clients."""
+    wanted = {key.lower(): value for key, value in (await request.json_object()).items()}
+    for key in ("throttle", "gc"):
+        if key in wanted and not (isinstance(wanted[key], str) and wanted[key].isascii() and wanted[key].isdigit()):
+            raise Invalid(f"the setting {key} must be a string of digits")
+    said = ""
+    if "throttle" in wanted:
+        request.service.throttle_limit = int(wanted["throttle"])
+        said = f"at most {wanted['throttle']} throttled operations\n"
+    if "gc" in wanted:
+        said += f"gc {wanted['gc']} has no meaning here\n"
+    return answers.text(said)
+
+
+@endpoint("POST", "/api/server/reload-auth", admin=True, media="text/plain", answer="text")
+async def post_reload_auth(request: Request) -> Response:
+    """Nothing is read from files: authorisation is part of the settings."""
+    return answers.text("authorisation is part of the settings and was not changed\n")
+
+
+@endpoint("POST", "/api/server/reload-blocklist", admin=True, media="text/plain", answer="text")
+async def post_reload_blocklist(request: Request) -> Response:
+    """Nothing is read from files: there is no block list."""
+    return answers.text("there is no block list\n")
+
+
+@endpoint("GET", "/healthz", media="text/plain", answer="`ok`")
+async def get_health(request: Request) -> Response:
+    """The process lives."""
+    return answers.text("ok\n")
+
+
+@endpoint("GET", "/readyz", media="text/plain", answer="`ready`", query=[Parameter("verbose", "ignored")])
+async def get_ready(request: Request) -> Response:
+    """The store and the catalog answer."""
+    await request.service.datastore.repos.refresh()
+    return answers.text("ready\n")
+
+
+@endpoint("GET", "/", media="text/html", answer="the help")
+async def get_root(request: Request) -> Response:
+    """To the help."""
+    return RedirectResponse("/api/help", 307)

@@ -1,0 +1,214 @@
+"""The ASGI application: finds the endpoint, the version and the data of a request, and answers for what goes wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.core.errors import Busy, DvidError, NeedsAdmin, NotAllowed
+from app.core.work import Workers
+from app.routes import errors
+from app.routes.endpoint import Endpoint
+from app.routes.request import Request
+from app.routes.router import Routes, split
+from app.settings import Settings
+from app.versioning.datastore import Datastore
+
+logger = logging.getLogger(__name__)
+
+_EXPOSED = b"Accept-Ranges, Content-Encoding, Content-Length, Content-Range, ETag"
+_NOT_FOUND = "404 page not found\n"
+
+
+class Service:
+    """What handlers share, and the way to them.
+
+    `general` holds the endpoints whose paths begin with a slash, `by_type` those of each datatype's instances.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        open_datastore: Callable[[], Awaitable[Datastore]],
+        general: Iterable[Endpoint],
+        by_type: Mapping[str, Iterable[Endpoint]],
+    ) -> None:
+        self.settings = settings
+        self._open = open_datastore
+        self._datastore: Datastore | None = None
+        self.general = Routes(general)
+        self.by_type = {typename: Routes(endpoints) for typename, endpoints in by_type.items()}
+        self.workers = Workers(settings.threads)
+        self.started = time.time()
+        self.counts: Counter[str] = Counter()
+        self.throttle_limit = 1
+        self.throttled = 0
+        self.user_pings: dict[str, Any] = {}
+        self._admin_token = settings.admin_token.get_secret_value().encode()
+        self._any_origin = "*" in settings.cors_domains
+
+    @property
+    def datastore(self) -> Datastore:
+        """Repos and data; there once the application has started."""
+        assert self._datastore is not None
+        return self._datastore
+
+    async def startup(self) -> None:
+        """Connect to the store and the catalog."""
+        self._datastore = await self._open()
+
+    async def shutdown(self) -> None:
+        """Finish the commits under way."""
+        if self._datastore is not None:
+            await self._datastore.close()
+        self.workers.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self.startup()
+                except Exception as error:
+                    await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
+                    raise
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.shutdown()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method: str = scope["method"]
+        self.counts[method] += 1
+        try:
+            response = await self._respond(scope, receive)
+        except DvidError as error:
+            response = errors.answer(error, scope["path"])
+        except ClientDisconnect:
+            return
+        except Exception:
+            logger.exception("%s %s failed", method, scope["path"])
+            response = Response(f"internal error ({scope['path']}).\n", 500, media_type="text/plain")
+        self._add_cors(scope, response)
+        if method == "HEAD":
+            response.body = b""
+        await response(scope, receive, send)
+
+    async def _respond(self, scope: Scope, receive: Receive) -> Response:
+        parts = split(scope["raw_path"])
+        text = scope["query_string"]
+        raw_query: dict[str, str] = {}
+        if text:
+            for key, value in parse_qsl(text.decode("latin-1"), keep_blank_values=True):
+                raw_query.setdefault(key, value)
+        request = Request(scope, receive, self, raw_query)
+        is_instance = False
+        methods = self.general.find(parts)
+        if methods is None and len(parts) > 4 and parts[0] == "api" and parts[1] == "node":
+            is_instance = True
+            version, name = parts[2], parts[3]
+            parts = [part for part in parts[4:] if part]
+            if not parts:
+                return Response(_NOT_FOUND, 404, media_type="text/plain")
+            if scope["method"] == "OPTIONS":
+                return Response(b"", 200, {"Allow": "GET, HEAD, POST, PUT, DELETE, OPTIONS"})
+            data = await self.datastore.data(version, name)
+            request.bind(data.repo, data.version, data)
+            routes = self.by_type.get(data.instance.typename)
+            methods = routes.find(parts) if routes is not None else None
+            if methods is None:
+                help_url = f"/api/help/{data.instance.typename}"
+                raise NotAllowed(f"{'/'.join(parts)!r} is not an endpoint of data {name!r}; see {help_url}")
+        if methods is None:
+            return Response(_NOT_FOUND, 404, media_type="text/plain")
+        if scope["method"] == "OPTIONS":
+            return Response(b"", 200, {"Allow": ", ".join([*methods, "OPTIONS"])})
+        found = methods.get(scope["method"])
+        if found is None:
+            reason = f"{scope['method']} is not a method of this endpoint ({scope['path']}).\n"
+            return Response(reason, 405, {"Allow": ", ".join(methods)}, "text/plain")
+        described, names = found
+        request.path = {name: parts[index] for index, name in names}
+        if not is_instance and "version" in request.path:
+            repo, node = await self.datastore.repos.resolve(request.path["version"])
+            request.bind(repo, node)
+        self._check(request, described)
+        request.query = {
+            parameter.name: parameter.parse(raw_query.get(parameter.name)) for parameter in described.query
+        }
+        if described.throttled and raw_query.get("throttle") in ("true", "on"):
+            return await self._throttled(request, described)
+        response = await described.handler(request)
+        if request.snapshot is not None and request.method in ("GET", "HEAD") and response.status_code == 200:
+            return self._tagged(request, response, scope)
+        return response
+
+    def _check(self, request: Request, described: Endpoint) -> None:
+        """Refuse what the endpoint's description and the server's mode do not allow."""
+        token = request.raw_query.get("admintoken", "").encode()
+        request.is_admin = bool(self._admin_token) and hmac.compare_digest(token, self._admin_token)
+        if described.admin and not request.is_admin:
+            raise NeedsAdmin("only an administrator may do this: give the right admintoken")
+        if described.writes and not request.is_admin:
+            if self.settings.read_only:
+                raise NotAllowed("the server is in read-only mode")
+            if request._data is not None and request._data.is_locked and not self.settings.full_write:
+                raise NotAllowed(f"cannot {request.method} to locked version {request.version.uuid}")
+
+    async def _throttled(self, request: Request, described: Endpoint) -> Response:
+        if self.throttled >= self.throttle_limit:
+            raise Busy(f"the server already runs its {self.throttle_limit} throttled operations; try again later")
+        self.throttled += 1
+        try:
+            return await described.handler(request)
+        finally:
+            self.throttled -= 1
+
+    def _tagged(self, request: Request, response: Response, scope: Scope) -> Response:
+        """Name the state that the answer was made of; a locked version's, asked by its full name, never changes."""
+        data, snapshot = request.data, request.snapshot
+        assert snapshot is not None
+        state = f"{data.instance.uuid}/{data.line.version}/{snapshot.generation}/{scope['path']}?".encode()
+        tag = '"' + hashlib.blake2b(state + scope["query_string"], digest_size=12).hexdigest() + '"'
+        is_final = data.is_locked and f"/api/node/{data.version.uuid}/" in scope["path"]
+        caching = "public, max-age=31536000, immutable" if is_final else "no-cache"
+        if request.header(b"if-none-match") == tag:
+            return Response(b"", 304, {"ETag": tag, "Cache-Control": caching})
+        response.raw_headers += [(b"etag", tag.encode()), (b"cache-control", caching.encode())]
+        return response
+
+    def _add_cors(self, scope: Scope, response: Response) -> None:
+        origin = None
+        if not self._any_origin or scope["method"] == "OPTIONS":
+            origin = next((value for key, value in scope["headers"] if key == b"origin"), None)
+        if not self._any_origin:
+            if origin is None or origin.decode("latin-1") not in self.settings.cors_domains:
+                return
+            response.raw_headers += [(b"access-control-allow-origin", origin), (b"vary", b"Origin")]
+        else:
+            response.raw_headers.append((b"access-control-allow-origin", b"*"))
+        response.raw_headers.append((b"access-control-expose-headers", _EXPOSED))
+        if scope["method"] == "OPTIONS":
+            wanted = next((value for key, value in scope["headers"] if key == b"access-control-request-headers"), b"*")
+            response.raw_headers += [
+                (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, DELETE, OPTIONS"),
+                (b"access-control-allow-headers", wanted),
+                (b"access-control-max-age", b"86400"),
+            ]
