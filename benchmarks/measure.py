@@ -50,7 +50,7 @@ def _ingest(rounds: Iterator[Round], bench: Bench, seconds: float, started: floa
         total.add(outcome)
         voxels += current.voxels * outcome.answered / len(current.requests)
         since = time.perf_counter()
-        if not outcome.failed and not current.settle():
+        if current.settle and not outcome.failed and not current.settle():
             check = "the label index never became complete"
         settling += time.perf_counter() - since
         rounds_done += 1
@@ -59,7 +59,8 @@ def _ingest(rounds: Iterator[Round], bench: Bench, seconds: float, started: floa
         if total.elapsed >= seconds or outcome.failed:
             break
     result = _summary(total) | {"check": check, "setup_seconds": setup, "rounds": rounds_done}
-    result["settled_rate"] = voxels / (total.elapsed + settling) if total.elapsed else 0.0
+    if current.settle and total.elapsed:
+        result["settled_rate"] = voxels / (total.elapsed + settling)
     return result | {"unit": "voxels/s", "rate": voxels / total.elapsed if total.elapsed else 0.0}
 
 

@@ -39,12 +39,12 @@ class Reading:
 
 @dataclass(frozen=True)
 class Round:
-    """A set of requests to send once; `settle` waits until what they imply is done, and says whether it came."""
+    """A set of requests to send once, and what the server may do after answering them."""
 
     requests: Sequence[Request]
     voxels: int
-    settle: Callable[[], bool]
     check: Check
+    settle: Callable[[], bool] | None = None  # waits for work done on the side; says whether it was completed
 
 
 Plan = Reading | Iterator[Round]
@@ -218,7 +218,7 @@ def _label_ingest(bench: Bench) -> Iterator[Round]:
             right = decode.half(bench.volume.label_box(x, y, z, 2 * CHUNK))
             expect(np.array_equal(got, right), "voxels of scale 1")
 
-        yield Round(bench.label_slabs(data), bench.volume.labels.size, settle, check)
+        yield Round(bench.label_slabs(data), bench.volume.labels.size, check, settle)
 
 
 # ---------------------------------------------------------------- grey
@@ -263,7 +263,7 @@ def _grey_ingest(bench: Bench) -> Iterator[Round]:
             got = decode.raw_grey(bench.server.get(path), CHUNK)
             expect(np.array_equal(got, bench.volume.grey_box(x, y, z, CHUNK)), f"voxels of {path}")
 
-        yield Round(bench.grey_slabs(data), bench.volume.grey.size, lambda: True, check)
+        yield Round(bench.grey_slabs(data), bench.volume.grey.size, check)
 
 
 # ---------------------------------------------------------------- small things
