@@ -772,7 +772,7 @@ def handlers(service: FakeFirestore) -> grpc.GenericRpcHandler:
 def serve(service: FakeFirestore, host: str, port: int = 0) -> tuple[grpc.Server, str]:
     """Start a server and say where it listens."""
     options = [("grpc.max_receive_message_length", MAX_REQUEST), ("grpc.so_reuseport", 0)]
-    server = grpc.server(ThreadPoolExecutor(8, "firestore"), [handlers(service)], options=options)
+    server = grpc.server(ThreadPoolExecutor(2, "firestore"), [handlers(service)], options=options)
     bound = server.add_insecure_port(f"{host}:{port}")
     server.start()
     return server, f"{host}:{bound}"
