@@ -127,7 +127,7 @@ def test_tensorstore_gives_up_quickly_on_a_dead_store(net: faults.Proxy, monkeyp
     kvstore = ts.KvStore.open({"driver": "gcs", "bucket": "bkt"}, context=context).result()
     net.mode = Mode.REFUSED
     began = time.monotonic()
-    with pytest.raises(ValueError, match="^ABORTED: All 1 retry attempts failed"):
+    with pytest.raises(ValueError, match=r"^ABORTED: All 1 retry attempts failed"):
         kvstore.read("a").result()
     assert time.monotonic() - began < 5
 
