@@ -1,4 +1,4 @@
-"""What a datatype is: a name, the settings it takes when an instance is made, and what its instances say of themselves."""
+"""What a datatype is: a name, the settings of a new instance, and what its instances say of themselves."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ async def _wanted(request: Request) -> list[tuple[str, tuple[int, int] | None]]:
     wanted: list[tuple[str, tuple[int, int] | None]] = []
     for item in listed:
         key = item.get("key") if isinstance(item, dict) else None
-        span = (item.get("byte_start"), item.get("byte_end")) if isinstance(item, dict) else None
+        span: Any = (item.get("byte_start"), item.get("byte_end")) if isinstance(item, dict) else None
         if not isinstance(key, str) or not (span == (None, None) or all(type(value) is int for value in span or ())):
             raise Invalid("the body must be a list of keys, or a list of objects with key, byte_start and byte_end")
         wanted.append((key, None if span == (None, None) else span))

@@ -117,6 +117,8 @@ class Datastore:
                 raise Invalid(f"data is assigned to the store {name!r}, which is not configured")
         self._trees = {"": Trees(store, self.cache)}
         self._unversioned: dict[str, Line] = {}
+        #: Per instance, the largest label that the catalog is known to have seen.
+        self.known_labels: dict[str, int] = {}
 
     def trees(self, name: str) -> Trees:
         """The trees of a configured store; the empty name is the repos' own."""

@@ -1,0 +1,123 @@
+"""Label ids: the largest that a version and its ancestors hold, and those that the repo's instance hands out.
+
+The largest label of a version is part of its tree, so children inherit it. New ids must be unique over all versions and
+branches: they come from one document of the catalog, which every label beyond its largest raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from app.backends.catalog import NEW, Change
+from app.core.errors import Conflict, Invalid
+from app.datatypes.labelmap import keys
+from app.versioning.datastore import Data
+from app.versioning.snapshot import Reader
+from app.versioning.tree import Mutation
+
+ATTEMPTS = 20
+#: The highest id is never handed out.
+LIMIT = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Counters:
+    """The counters of an instance: largest label seen anywhere, last id given (0: never set), highest id to give."""
+
+    largest: int = 0
+    last_given: int = 0
+    ceiling: int = 0
+
+    @property
+    def next_label(self) -> int:
+        """The id that would be given next."""
+        return (self.last_given or self.largest) + 1
+
+
+def _path(data: Data) -> str:
+    return f"counters/labels-{data.instance.uuid}"
+
+
+async def max_label(reader: Reader) -> int | None:
+    """The largest label of a version and its ancestors; None before the first."""
+    value = await reader.get(keys.MAX_LABEL)
+    return None if value is None else int.from_bytes(value, "big")
+
+
+async def raise_max_label(mutation: Mutation, label: int) -> bool:
+    """Let the version's largest label be at least this; whether that changed it."""
+    present = await max_label(mutation)
+    if present is not None and present >= label:
+        return False
+    mutation.put(keys.MAX_LABEL, keys.number(label))
+    return True
+
+
+async def load(data: Data) -> Counters:
+    """The counters as they are now."""
+    (document,) = await data.datastore.catalog.get([_path(data)])
+    return Counters() if document is None else Counters(**document.data)
+
+
+async def see(data: Data, label: int) -> None:
+    """Make sure that no label up to this one is handed out as new."""
+    known = data.datastore.known_labels
+    if label <= known.get(data.instance.uuid, 0):
+        return
+
+    def raised(counters: Counters) -> Counters:
+        return replace(counters, largest=max(counters.largest, label))
+
+    await _change(data, raised)
+    known[data.instance.uuid] = max(label, known.get(data.instance.uuid, 0))
+
+
+async def give(data: Data, count: int) -> tuple[int, int]:
+    """Reserve `count` new ids: the first and the last of them."""
+    if count < 1:
+        raise Invalid("the number of new labels must be at least 1")
+    given = (0, 0)
+
+    def taken(counters: Counters) -> Counters:
+        nonlocal given
+        first = counters.next_label
+        last = first + count - 1
+        if last >= LIMIT or (counters.ceiling and counters.last_given and last > counters.ceiling):
+            raise Invalid(f"{count} new labels from {first} on exceed the highest one allowed")
+        given = first, last
+        if counters.last_given:
+            return replace(counters, last_given=last)
+        return replace(counters, largest=last)
+
+    await _change(data, taken)
+    return given
+
+
+async def set_next(data: Data, label: int, ceiling: int | None) -> Counters:
+    """Set the last id given, and the highest to give (None keeps it, 0 lifts it)."""
+    if not 0 < label < LIMIT:
+        raise Invalid(f"label {label} cannot be the last one given")
+    if ceiling and ceiling < label:
+        raise Invalid(f"the ceiling {ceiling} lies below {label}")
+
+    def changed(counters: Counters) -> Counters:
+        return replace(counters, last_given=label, ceiling=counters.ceiling if ceiling is None else ceiling)
+
+    return await _change(data, changed)
+
+
+async def _change(data: Data, change: Callable[[Counters], Counters]) -> Counters:
+    catalog, path = data.datastore.catalog, _path(data)
+    for _ in range(ATTEMPTS):
+        (document,) = await catalog.get([path])
+        present = Counters() if document is None else Counters(**document.data)
+        changed = change(present)
+        if changed == present:
+            return present
+        try:
+            await catalog.commit([Change(path, vars(changed), NEW if document is None else document.revision)])
+        except Conflict:
+            continue
+        return changed
+    raise Conflict("the label counters are too busy")
