@@ -6,7 +6,7 @@ DVID's rule: the most frequent label that is not 0; between equally frequent one
 import numpy as np
 from numba import njit
 
-from app.kernels.words import U64, frozen
+from app.kernels.words import U64, Int, frozen
 
 
 def halve(volume: U64) -> U64:
@@ -28,12 +28,12 @@ def halve(volume: U64) -> U64:
 def _vote(cell: U64) -> np.uint64:
     """Vote among eight labels."""
     best = np.uint64(0)
-    votes = 0
+    votes: Int = 0
     for i in range(8):
         label = cell[i]
         if label == np.uint64(0):
             continue
-        n = 0
+        n: Int = 0
         for k in range(8):
             n += np.int64(cell[k] == label)
         if n > votes or (n == votes and label < best):

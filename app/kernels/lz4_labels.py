@@ -1,10 +1,10 @@
 """How do label volumes become LZ4 faster than LZ4 itself can?
 
-DVID sends dense labels as one raw LZ4 block (no size in front) of little-endian uint64, x fastest. A general compressor
-hashes every few bytes. Labels need no hashing: a voxel nearly always equals the one above it in the row before, or the one
-before it. So matches are looked for at those distances only, whole voxels at a time; the rules of the LZ4 block format
-(token, literals, 16-bit offset, matches of at least 4 bytes, the last 12 bytes free of match starts and the last 5
-literal) are all that the result shares with LZ4's own.
+DVID sends dense labels as one raw LZ4 block (no size in front) of little-endian uint64, x fastest. A general
+compressor hashes every few bytes. Labels need no hashing: a voxel nearly always equals the one above it in the row
+before, or the one before it. So matches are looked for at those distances only, whole voxels at a time; the rules of
+the LZ4 block format (token, literals, 16-bit offset, matches of at least 4 bytes, the last 12 bytes free of match
+starts and the last 5 literal) are all that the result shares with LZ4's own.
 
 Volumes are C order (z, y, x).
 """
@@ -35,6 +35,9 @@ from app.kernels.words import (
 _TAIL = 2
 """Voxels at the end that are never part of a match: 16 bytes, which satisfies LZ4's two rules for the end."""
 
+_ENOUGH = 4
+"""A match of this many voxels is taken without looking for a longer one."""
+
 
 def compress(volume: U64) -> U8:
     """Return the raw LZ4 block (uint8, 1-D) of ``volume``, uint64 (z, y, x); copied first if it is not C-contiguous."""
@@ -51,19 +54,23 @@ def compress_blocks(
 ) -> U8:
     """Return the raw LZ4 block (uint8, 1-D) of the labels of a box, straight from checked label blocks.
 
-    ``blocks`` lists a grid in C order (z outermost), None standing for zeros; all have ``block_shape_zyx``. The box starts
-    at ``box_start_zyx`` in voxels from the grid's corner. Only a few rows of voxels exist at a time. ValueError if the
-    sizes do not agree.
+    ``blocks`` lists a grid in C order (z outermost), None standing for zeros; all have ``block_shape_zyx``. The box
+    starts at ``box_start_zyx`` in voxels from the grid's corner. Only a few rows of voxels exist at a time.
+    ValueError if the sizes do not agree.
     """
     cat, starts = gathered(blocks, grid_zyx, block_shape_zyx, pad=16)
-    grid = tuple(int(v) for v in grid_zyx)
-    start = tuple(int(v) for v in box_start_zyx)
-    size = tuple(int(v) for v in box_shape_zyx)
-    extent = tuple(g * int(b) for g, b in zip(grid, block_shape_zyx, strict=True))
-    if any(s < 0 or n <= 0 or s + n > e for s, n, e in zip(start, size, extent, strict=True)):
-        raise ValueError(f"box of {_xyz(size)} voxels at {_xyz(start)} (x, y, z) leaves the grid of blocks")
-    subs = tuple(int(b) // 8 for b in block_shape_zyx)
-    return _compress_blocks(cat, starts, grid, subs, start, size)
+    extent = tuple(g * b for g, b in zip(grid_zyx, block_shape_zyx, strict=True))
+    if any(s < 0 or n <= 0 or s + n > e for s, n, e in zip(box_start_zyx, box_shape_zyx, extent, strict=True)):
+        raise ValueError(
+            f"box of {_xyz(box_shape_zyx)} voxels at {_xyz(box_start_zyx)} (x, y, z) leaves the grid of blocks"
+        )
+    subs = _triple([int(side) // 8 for side in block_shape_zyx])
+    return _compress_blocks(cat, starts, _triple(grid_zyx), subs, _triple(box_start_zyx), _triple(box_shape_zyx))
+
+
+def _triple(values: Sequence[int]) -> Shape:
+    a, b, c = values
+    return int(a), int(b), int(c)
 
 
 @njit(nogil=True, cache=True)
@@ -80,8 +87,11 @@ def _sequence(out: U8, end: Int, lits: U8, n_lits: Int, distance: Int, size: Int
             rest -= 255
         out[end] = np.uint8(rest)
         end += 1
-    for i in range(n_lits):
-        out[end + i] = lits[i]
+    if n_lits <= 8:  # room for 8 is always there
+        put64(out, end, get64(lits, 0))
+    else:
+        for i in range(n_lits):
+            out[end + i] = lits[i]
     end += n_lits
     if size:
         put16(out, end, distance)
@@ -123,53 +133,56 @@ def _extent(buf: U64, i: Int, stop: Int, distance: Int) -> Int:
 def _feed(buf: U64, low: Int, i: Int, stop: Int, row: Int, plane: Int, out: U8, lits: U8, state: I64) -> tuple[U8, U8]:
     """Compress ``buf[i:stop]``; matches may reach back to ``buf[low]``.
 
-    ``state`` carries over: end of ``out``, number of pending literal bytes, distance and size in bytes of the match that
-    is still growing (size 0: none). ``out`` and ``lits`` are returned because they may have been replaced by longer ones.
+    ``state`` carries over: end of ``out``, number of pending literal bytes, distance and size in bytes of the match
+    that is still growing (size 0: none). ``out`` and ``lits`` are returned because longer ones may have replaced them.
     """
     end, n_lits, distance, size = state[0], state[1], state[2], state[3]
-    near = np.array([1, row, row - 1, row + 1, row - 2, row + 2, plane, row - 3, row + 3, 2 * row])
-    while i < stop:
-        if size == 0:
-            # choose a distance
-            best, best_to = 0, i
-            for c in range(near.size):
-                d = near[c]
-                if d < 1 or d > 8191 or i - d < low or buf[i] != buf[i - d]:
-                    continue
-                to = _extent(buf, i, stop, d)
-                if to > best_to:
-                    best, best_to = d, to
-                    if to - i >= 16:
-                        break
-            if best:
-                distance, size = 8 * best, 8 * (best_to - i)
-                i = best_to
-            else:
-                if n_lits + 8 > lits.size:
-                    lits = grown8(lits, n_lits + 8)
-                v = buf[i]
-                put64(lits, n_lits, v)
-                same = 0  # high bytes shared with the voxel before: the match may begin inside this voxel
-                if i > low:
-                    x = v ^ buf[i - 1]
-                    while same < 7 and (x >> np.uint64(56 - 8 * same)) == np.uint64(0):
-                        same += 1
-                if same >= 4:
-                    n_lits += 8 - same
-                    distance, size = 8, same
-                else:
-                    n_lits += 8
-                i += 1
-                if size == 0:
-                    continue
-        # here a match is growing
+    near = np.array([row, row + 1, row - 1, row + 2, row - 2, plane])
+    if size:
         to = _extent(buf, i, stop, distance >> 3)
         size += 8 * (to - i)
         i = to
-        if i < stop:
-            out = grown8(out, end + n_lits + n_lits // 255 + size // 255 + 32)
+    while i < stop:
+        # a match that was growing has ended here
+        if size:
+            if end + n_lits + (n_lits + size) // 255 + 64 > out.size:
+                out = grown8(out, end + n_lits + (n_lits + size) // 255 + 64)
             end = _sequence(out, end, lits, n_lits, distance, size)
             n_lits, size = 0, 0
+        v = buf[i]
+        best, best_to = 0, i
+        for c in range(near.size):
+            d = near[c]
+            if 1 < d <= 8191 and i - d >= low and buf[i - d] == v:
+                to = _extent(buf, i, stop, d)
+                if to > best_to:
+                    best, best_to = d, to
+                    if to - i >= _ENOUGH:
+                        break
+        if best_to - i < _ENOUGH and i > low and buf[i - 1] == v:
+            to = _extent(buf, i, stop, 1)
+            if to > best_to:
+                best, best_to = 1, to
+        if best:
+            distance, size = 8 * best, 8 * (best_to - i)
+            i = best_to
+            continue
+        if n_lits + 8 > lits.size:
+            lits = grown8(lits, n_lits + 8)
+        put64(lits, n_lits, v)
+        n_lits += 8
+        i += 1
+        if i - 1 > low:
+            # the match may begin inside this voxel, where its high bytes are those of the voxel before
+            x = v ^ buf[i - 2]
+            same = 0
+            while same < 7 and (x >> np.uint64(56 - 8 * same)) == np.uint64(0):
+                same += 1
+            if same >= 4:
+                to = _extent(buf, i, stop, 1)
+                n_lits -= same
+                distance, size = 8, same + 8 * (to - i)
+                i = to
     state[0], state[1], state[2], state[3] = end, n_lits, distance, size
     return out, lits
 
@@ -233,7 +246,7 @@ def _compress_blocks(
     start: tuple[Int, Int, Int],
     size: tuple[Int, Int, Int],
 ) -> U8:
-    """Compress; grid in blocks, block in sub-blocks, start and size in voxels; ``cat`` has 16 spare bytes at its end."""
+    """Compress; grid in blocks, block in sub-blocks, start and size in voxels; ``cat`` ends in 16 spare bytes."""
     subs = block[0] * block[1] * block[2]
     # per sub-block of the grid: where its labels are in one table, its width and where its values are
     n_table = 1
@@ -272,7 +285,7 @@ def _compress_blocks(
                 at_value += 64 * w
                 if n:
                     table_at[b, s] = n_table
-                    for i in range(n):
+                    for _ in range(n):
                         table[n_table] = get64(cat, starts[b] + 16 + 8 * get32(cat, at_index))
                         at_index += 4
                         n_table += 1

@@ -38,7 +38,7 @@ def _block_mask(data: U8, subs: Int, n_labels: Int, wanted: U64) -> U8:
     end = 1
     values = np.zeros(512, np.uint16)
     local = np.zeros(512, np.uint8)
-    voxels = 0
+    voxels: Int = 0
     for s in range(subs):
         n = (index[s + 1] - index[s]) >> 2
         some, all_of = np.uint8(0), np.uint8(1)
@@ -54,9 +54,9 @@ def _block_mask(data: U8, subs: Int, n_labels: Int, wanted: U64) -> U8:
             voxels += 512 * np.int64(some)
             continue
         unpack_sub(data, value[s], width_of(n), values)
-        inside = 0
+        inside: Int = 0
         for r in range(64):
-            bits = 0
+            bits: Int = 0
             for i in range(8):
                 bit = np.int64(local[values[8 * r + i]])
                 inside += bit

@@ -24,8 +24,8 @@ from app.kernels.words import (
 def block_runs(data: U8, wanted: U64, offset_zyx: Shape) -> I32:
     """Return the runs, int32 (n, 4) of x, y, z, length, of the voxels of a checked block that have a wanted label.
 
-    ``wanted`` is uint64, sorted; ``offset_zyx`` is the voxel where the block begins. Runs come in order of z, y, x and are
-    as long as they can be inside the block: neighbours of different wanted labels share a run.
+    ``wanted`` is uint64, sorted; ``offset_zyx`` is the voxel where the block begins. Runs come in order of z, y, x and
+    are as long as they can be inside the block: neighbours of different wanted labels share a run.
     """
     data = frozen_c(data, np.uint8, 1, "label block")
     gz, gy, gx, n = _header(data)
@@ -39,9 +39,13 @@ def block_runs(data: U8, wanted: U64, offset_zyx: Shape) -> I32:
 def join_runs(runs: I32) -> I32:
     """Sort runs (int32, n×4) by z, y, x and merge those that touch or overlap; empty ones are left out.
 
-    ValueError if a length is negative or a run ends beyond int32.
+    ValueError if a length is negative or the runs spread along x over more than an int32 can count.
     """
     runs = _runs(runs)
+    if runs.size:
+        ends = runs[:, 0].astype(np.int64) + runs[:, 3]
+        if int(ends.max()) - int(runs[:, 0].min()) >= 1 << 31:
+            raise ValueError("runs spread too far along x to be joined")
     order = np.lexsort((runs[:, 0], runs[:, 1], runs[:, 2]))
     return _join(np.ascontiguousarray(runs[order]))
 
@@ -144,7 +148,7 @@ def _block_runs(data: U8, gz: Int, gy: Int, gx: Int, n_labels: Int, wanted: U64,
                 else:
                     unpack_sub(data, value[s], width_of(n), values)
                     for r in range(64):
-                        bits = 0
+                        bits: Int = 0
                         for i in range(8):
                             bits |= np.int64(local[values[8 * r + i]]) << i
                         rows[r, sx] = np.uint8(bits)
@@ -154,15 +158,15 @@ def _block_runs(data: U8, gz: Int, gy: Int, gx: Int, n_labels: Int, wanted: U64,
             for r in range(64):
                 open_at = -1
                 for sx in range(gx):
-                    bits = np.int64(rows[r, sx])
-                    if (bits == 0 and open_at < 0) or (bits == 255 and open_at >= 0):
+                    row = np.int64(rows[r, sx])
+                    if (row == 0 and open_at < 0) or (row == 255 and open_at >= 0):
                         continue
                     if n_out + 8 > out.shape[0]:
                         more = np.empty((2 * out.shape[0], 4), np.int32)
                         more[:n_out] = out[:n_out]
                         out = more
                     for i in range(8):
-                        if (bits >> i) & 1:
+                        if (row >> i) & 1:
                             if open_at < 0:
                                 open_at = 8 * sx + i
                         elif open_at >= 0:

@@ -67,7 +67,8 @@ def from_blocks(
         raise ValueError(f"box of {_xyz(size)} voxels at {_xyz(start)} (x, y, z) is not made of sub-blocks of 8")
     if any(s < 0 or n <= 0 or s + n > e for s, n, e in zip(start, size, extent, strict=True)):
         raise ValueError(f"box of {_xyz(size)} voxels at {_xyz(start)} (x, y, z) leaves the grid of blocks")
-    return _convert(cat, starts, grid_zyx, _subs(block_shape_zyx), _subs(start), _subs(size))
+    z, y, x = (int(side) for side in grid_zyx)
+    return _convert(cat, starts, (z, y, x), _subs(block_shape_zyx), _subs(start), _subs(size))
 
 
 def encode(volume: U64) -> U8:

@@ -1,0 +1,38 @@
+"""How is every kernel compiled before the first request needs it?
+
+``python -m app.kernels.warm`` fills the cache of numba (next to the modules, or in ``NUMBA_CACHE_DIR``).
+"""
+
+import numpy as np
+
+from app.kernels import downres, label_block, lz4_labels, masks, runs, segmentation
+
+
+def compile_all() -> None:
+    """Call every kernel on tiny inputs, once per variant (contiguous and strided) that callers can reach."""
+    volume = np.arange(16 * 16 * 16, dtype=np.uint64).reshape(16, 16, 16) // 700
+    strided = np.zeros((16, 16, 32), np.uint64)[:, :, ::2]
+    strided[:] = volume
+    block = label_block.encode(volume)
+    label_block.encode(strided)
+    label_block.check(block, (16, 16, 16))
+    label_block.decode(block, volume)
+    label_block.decode(block, strided)
+    label_block.label_at(block, 1, 2, 3)
+    label_block.labels_at(block, np.zeros((1, 3), np.int32))
+    label_block.counts(block)
+    encoded = segmentation.from_block(block)
+    segmentation.decode(encoded, (16, 16, 16))
+    downres.halve(volume)
+    downres.halve(strided)
+    wanted = np.array([1, 2], np.uint64)
+    found = runs.block_runs(block, wanted, (0, 0, 0))
+    runs.join_runs(found)
+    runs.paint_runs(found, (0, 0, 0), (16, 16, 16))
+    masks.block_mask(block, wanted)
+    lz4_labels.compress(volume)
+    lz4_labels.compress_blocks([block, None], (1, 1, 2), (16, 16, 16), (0, 0, 0), (16, 16, 32))
+
+
+if __name__ == "__main__":
+    compile_all()
