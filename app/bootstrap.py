@@ -10,8 +10,10 @@ from app.backends.bucket_catalog import BucketCatalog
 from app.backends.catalog import Catalog
 from app.backends.store import Store, StoreOptions
 from app.core.errors import Invalid
-from app.routes import instances, keyvalue, nodes, repos, server
+from app.routes import instances, keyvalue, nodes, repos, server, volumes
 from app.routes.endpoint import Endpoint, endpoints_of
+from app.routes.labelmap import bodies, bulk
+from app.routes.labelmap import voxels as label_voxels
 from app.routes.service import Service
 from app.settings import Settings
 from app.versioning.datastore import Datastore
@@ -19,6 +21,7 @@ from app.versioning.datastore import Datastore
 #: The modules with the endpoints of each datatype's instances.
 ENDPOINTS: Mapping[str, list[ModuleType]] = {
     "keyvalue": [instances, keyvalue],
+    "labelmap": [instances, volumes, label_voxels, bodies, bulk],
 }
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.datatypes import keyvalue
+from app.datatypes import keyvalue, labelmap
 from app.datatypes.datatype import Datatype
 
 DATATYPES: Mapping[str, Datatype] = {
     datatype.name: datatype
     for datatype in [
         keyvalue.DATATYPE,
+        labelmap.DATATYPE,
     ]
 }

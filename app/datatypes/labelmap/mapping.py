@@ -49,7 +49,8 @@ class Mapping:
     def pairs(self) -> U64:
         """Rows supervoxel, body, without those that map to themselves."""
         rows: U64 = np.stack([self.supervoxels, self.bodies], axis=1)
-        return rows[self.supervoxels != self.bodies]
+        changing: U64 = rows[self.supervoxels != self.bodies]
+        return changing
 
 
 #: For reads of supervoxels: nothing is mapped.

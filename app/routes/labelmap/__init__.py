@@ -1,0 +1,1 @@
+"""Endpoints of labelmap instances: voxels, bodies and bulk data."""

@@ -1,0 +1,64 @@
+"""Endpoints that volumes of images and of labels have in common: metadata, extents, resolution."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from starlette.responses import Response
+
+from app.core.errors import Invalid
+from app.datatypes import DATATYPES, voxels
+from app.routes import answers
+from app.routes.endpoint import endpoint
+from app.routes.keyvalue import may_write_locked
+from app.routes.request import Request
+from app.versioning.log import Record
+from app.versioning.tree import Mutation
+
+
+@endpoint("GET", "metadata", media="application/vnd.dvid-nd-data+json", answer="axes and properties")
+async def get_metadata(request: Request) -> Response:
+    """The axes with resolution, size and offset, and the properties of the volume."""
+    data = request.data
+    described = await DATATYPES[data.instance.typename].describe(data)
+    response = answers.json(voxels.metadata(described["Extended"]))
+    response.headers["Content-Type"] = "application/vnd.dvid-nd-data+json"
+    return response
+
+
+@endpoint("POST", "extents", body='{"MinPoint": [x,y,z], "MaxPoint": [x,y,z]}')
+async def post_extents(request: Request) -> Response:
+    """Replace the extents of this version."""
+    data, value = request.data, await request.json()
+    record = Record("extents", data.home.uuid, 0, request.user, request.app)
+
+    async def change(mutation: Mutation) -> None:
+        voxels.set_extents(mutation, value)
+        mutation.record(record)
+
+    await data.mutate(change, by_admin=may_write_locked(request))
+    return answers.empty()
+
+
+@endpoint("POST", "resolution", body="[x, y, z]")
+async def post_resolution(request: Request) -> Response:
+    """Set the size of a voxel in the units of the volume; it is not versioned."""
+    data, size = request.data, voxels.parse_resolution(await request.json())
+    await data.datastore.repos.edit_instance(
+        data.repo.root,
+        data.instance.uuid,
+        lambda instance: replace(instance, settings={**instance.settings, "voxel_size": size}),
+    )
+    return answers.empty()
+
+
+@endpoint("POST", "sync", body='{"sync": "name,name"}')
+async def post_sync(request: Request) -> Response:
+    """Refused but for an empty list: a volume follows no other data."""
+    names = (await request.json_object()).get("sync", "")
+    if not isinstance(names, str):
+        raise Invalid("the body must be a JSON object with sync as a string")
+    for name in filter(None, names.split(",")):
+        request.data.sibling(name)
+        raise Invalid(f"a {request.data.instance.typename} cannot be synced to {name!r}")
+    return answers.empty()
