@@ -27,7 +27,6 @@ from app.kernels.words import (
     U32,
     U64,
     Int,
-    frozen,
     frozen_c,
     get16,
     get32,
@@ -99,12 +98,12 @@ _PROBLEMS = {
 
 
 def encode(volume: U64) -> U8:
-    """Compress ``volume``, uint64 (z, y, x) of any strides, to a new block (uint8, 1-D).
+    """Compress ``volume``, uint64 (z, y, x) of any strides (copied unless C), to a new block (uint8, 1-D).
 
     Sides must be multiples of 8 from 16 to 1024, or ValueError. Labels are listed once each, in order of
     first encounter (sub-block after sub-block); a uniform volume gives a solid block.
     """
-    volume = frozen(volume, np.uint64, 3, "label volume")
+    volume = frozen_c(volume, np.uint64, 3, "label volume")
     _check_shape(volume.shape)
     return _encode(volume)
 
@@ -195,8 +194,11 @@ def counts(data: U8) -> tuple[U64, U32]:
     """
     data = frozen_c(data, np.uint8, 1, "label block")
     gz, gy, gx, n = _header(data)
-    found, sizes = _counts(data, gz * gy * gx, n)
-    return found, sizes
+    sizes = _counts(data, gz * gy * gx, n)
+    found, where = np.unique(np.append(data[16 : 16 + 8 * n].view(np.uint64), np.uint64(0)), return_inverse=True)
+    joined = np.zeros(found.size, np.uint32)
+    np.add.at(joined, where, sizes)
+    return found[joined > 0], joined[joined > 0]
 
 
 def _header(data: U8) -> tuple[int, int, int, int]:
@@ -632,7 +634,8 @@ def _labels_at(data: U8, gz: Int, gy: Int, gx: Int, n_labels: Int, points: I32) 
 
 
 @njit(nogil=True, cache=True)
-def _counts(data: U8, subs: Int, n_labels: Int) -> tuple[U64, U32]:
+def _counts(data: U8, subs: Int, n_labels: Int) -> U32:
+    """Count voxels per entry of the header list, and at the end those of sub-blocks without labels."""
     sizes = np.zeros(n_labels + 1, np.uint32)  # the last one: voxels of sub-blocks without labels
     if n_labels <= 1:
         sizes[0] = 512 * subs
@@ -661,23 +664,4 @@ def _counts(data: U8, subs: Int, n_labels: Int) -> tuple[U64, U32]:
                     odd[i] = 0
             at_index += 4 * n
             at_value += 64 * w
-    # sort, join repeated labels, leave out what has no voxels
-    found = np.empty(n_labels + 1, np.uint64)
-    for i in range(n_labels):
-        found[i] = get64(data, 16 + 8 * i)
-    found[n_labels] = 0
-    order = np.argsort(found)
-    out = np.empty(n_labels + 1, np.uint64)
-    out_sizes = np.empty(n_labels + 1, np.uint32)
-    n_out = 0
-    for k in range(n_labels + 1):
-        i = order[k]
-        if sizes[i] == 0:
-            continue
-        if n_out and out[n_out - 1] == found[i]:
-            out_sizes[n_out - 1] += sizes[i]
-        else:
-            out[n_out] = found[i]
-            out_sizes[n_out] = sizes[i]
-            n_out += 1
-    return out[:n_out].copy(), out_sizes[:n_out].copy()
+    return sizes

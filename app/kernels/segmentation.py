@@ -73,7 +73,7 @@ def from_blocks(
 
 def encode(volume: U64) -> U8:
     """Encode ``volume``, uint64 (z, y, x) of any strides whose sides are multiples of 8, to a uint8 array."""
-    volume = frozen(volume, np.uint64, 3, "label volume")
+    volume = frozen_c(volume, np.uint64, 3, "label volume")
     if any(side % 8 or side == 0 for side in volume.shape):
         raise ValueError(f"sides of a compressed segmentation must be multiples of 8, not {_xyz(volume.shape)}")
     subs = _subs(volume.shape)
