@@ -359,8 +359,6 @@ def _decode_sub(data: U8, at: Int, width: Int, table: U64, out: U64, z: Int, y: 
         _decode_wide(data, at, 1, table, out, z, y, x)
     elif width == 2:
         _decode_wide(data, at, 2, table, out, z, y, x)
-    elif width == 3:
-        _decode_wide(data, at, 3, table, out, z, y, x)
     else:
         _decode_wide(data, at, width, table, out, z, y, x)
 

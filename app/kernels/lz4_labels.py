@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from app.kernels.label_block import Shape, _xyz
+from app.kernels.label_block import Shape, _xyz, decode_box, shape
 from app.kernels.segmentation import gathered
 from app.kernels.words import (
     I64,
@@ -35,6 +35,8 @@ from app.kernels.words import (
 _TAIL = 2
 """Voxels at the end that are never part of a match: 16 bytes, which satisfies LZ4's two rules for the end."""
 
+_FARTHEST = 8191
+"""Voxels that a match can reach back: 65535 bytes."""
 _ENOUGH = 4
 """A match of this many voxels is taken without looking for a longer one."""
 
@@ -58,14 +60,38 @@ def compress_blocks(
     starts at ``box_start_zyx`` in voxels from the grid's corner. Only a few rows of voxels exist at a time.
     ValueError if the sizes do not agree.
     """
-    cat, starts = gathered(blocks, grid_zyx, block_shape_zyx, pad=16)
     extent = tuple(g * b for g, b in zip(grid_zyx, block_shape_zyx, strict=True))
     if any(s < 0 or n <= 0 or s + n > e for s, n, e in zip(box_start_zyx, box_shape_zyx, extent, strict=True)):
         raise ValueError(
             f"box of {_xyz(box_shape_zyx)} voxels at {_xyz(box_start_zyx)} (x, y, z) leaves the grid of blocks"
         )
+    rows, row = int(box_shape_zyx[1]), int(box_shape_zyx[2])
+    if rows * row <= _FARTHEST and len(blocks) <= 8:
+        # planes this small are within reach of a match, which pays for the whole box being there
+        return compress(_dense(blocks, grid_zyx, block_shape_zyx, box_start_zyx, box_shape_zyx))
+    cat, starts = gathered(blocks, grid_zyx, block_shape_zyx, pad=16)
     subs = _triple([int(side) // 8 for side in block_shape_zyx])
     return _compress_blocks(cat, starts, _triple(grid_zyx), subs, _triple(box_start_zyx), _triple(box_shape_zyx))
+
+
+def _dense(
+    blocks: Sequence[U8 | None], grid_zyx: Shape, block_shape_zyx: Shape, start_zyx: Shape, shape_zyx: Shape
+) -> U64:
+    if len(blocks) != grid_zyx[0] * grid_zyx[1] * grid_zyx[2]:
+        raise ValueError(f"{len(blocks)} label blocks do not fill a grid of {_xyz(grid_zyx)}")
+    out = np.zeros(_triple(shape_zyx), np.uint64)
+    for i, block in enumerate(blocks):
+        if block is None:
+            continue
+        if shape(block) != tuple(block_shape_zyx):
+            raise ValueError(f"label block {i} of the grid does not have {_xyz(block_shape_zyx)} voxels")
+        corner = [int(g) * b for g, b in zip(np.unravel_index(i, grid_zyx), block_shape_zyx, strict=True)]
+        a = [max(c, s) for c, s in zip(corner, start_zyx, strict=True)]
+        e = [min(c + b, s + n) for c, b, s, n in zip(corner, block_shape_zyx, start_zyx, shape_zyx, strict=True)]
+        if all(p < q for p, q in zip(a, e, strict=True)):
+            inside = tuple(slice(p - s, q - s) for p, q, s in zip(a, e, start_zyx, strict=True))
+            decode_box(block, _triple([p - c for p, c in zip(a, corner, strict=True)]), out[inside])
+    return out
 
 
 def _triple(values: Sequence[int]) -> Shape:
@@ -153,7 +179,7 @@ def _feed(buf: U64, low: Int, i: Int, stop: Int, row: Int, plane: Int, out: U8, 
         best, best_to = 0, i
         for c in range(near.size):
             d = near[c]
-            if 1 < d <= 8191 and i - d >= low and buf[i - d] == v:
+            if 1 < d <= _FARTHEST and i - d >= low and buf[i - d] == v:
                 to = _extent(buf, i, stop, d)
                 if to > best_to:
                     best, best_to = d, to
@@ -323,8 +349,6 @@ def _compress_blocks(
                         _unpack_rows(cat, at, 1, table, base, buf, to, row)
                     elif w == 2:
                         _unpack_rows(cat, at, 2, table, base, buf, to, row)
-                    elif w == 3:
-                        _unpack_rows(cat, at, 3, table, base, buf, to, row)
                     else:
                         _unpack_rows(cat, at, w, table, base, buf, to, row)
                 else:  # at the edges of the box: all eight rows aside, then the part that is inside

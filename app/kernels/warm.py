@@ -30,7 +30,7 @@ def compile_all() -> None:
     runs.paint_runs(found, (0, 0, 0), (16, 16, 16))
     masks.block_mask(block, wanted)
     lz4_labels.compress(volume)
-    lz4_labels.compress_blocks([block, None], (1, 1, 2), (16, 16, 16), (0, 0, 0), (16, 16, 32))
+    lz4_labels.compress_blocks([block] + [None] * 8, (1, 1, 9), (16, 16, 16), (0, 0, 0), (16, 16, 144))
 
 
 if __name__ == "__main__":

@@ -219,9 +219,5 @@ def unpack_sub(data: U8, at: Int, width: Int, values: U16) -> None:
         _unpack(data, at, 1, values)
     elif width == 2:
         _unpack(data, at, 2, values)
-    elif width == 3:
-        _unpack(data, at, 3, values)
-    elif width == 4:
-        _unpack(data, at, 4, values)
     else:
         _unpack(data, at, width, values)

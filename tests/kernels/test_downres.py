@@ -44,7 +44,7 @@ def test_ties_and_zeros() -> None:
 
 
 def test_real() -> None:
-    volume = np.load(real("connectomics-512.npz"))["labels"][100:164, 200:264, 300:364].astype(np.uint64)
+    volume = np.load(real("connectomics-512.npz"))["labels"][100:132, 200:232, 300:364].astype(np.uint64)
     np.testing.assert_array_equal(downres.halve(volume), slow_halve(volume))
 
 

