@@ -10,7 +10,8 @@ from app.backends.bucket_catalog import BucketCatalog
 from app.backends.catalog import Catalog
 from app.backends.store import Store, StoreOptions
 from app.core.errors import Invalid
-from app.routes import instances, keyvalue, nodes, repos, server, volumes
+from app.datatypes import DATATYPES
+from app.routes import instances, keyvalue, nodes, repos, roi, server, volumes
 from app.routes.endpoint import Endpoint, endpoints_of
 from app.routes.labelmap import bodies, bulk
 from app.routes.labelmap import voxels as label_voxels
@@ -22,6 +23,7 @@ from app.versioning.datastore import Datastore
 ENDPOINTS: Mapping[str, list[ModuleType]] = {
     "keyvalue": [instances, keyvalue],
     "labelmap": [instances, volumes, label_voxels, bodies, bulk],
+    "roi": [instances, roi],
 }
 
 
@@ -72,7 +74,15 @@ async def open_datastore(settings: Settings) -> Datastore:
 def endpoints() -> tuple[list[Endpoint], dict[str, list[Endpoint]]]:
     """All endpoints: of the server, and of each datatype's instances."""
     general = endpoints_of(server, repos, nodes)
-    return general, {typename: endpoints_of(*modules) for typename, modules in ENDPOINTS.items()}
+    by_type = {
+        typename: [
+            described
+            for described in endpoints_of(*modules)
+            if described.path != "tags" or DATATYPES[typename].has_tags
+        ]
+        for typename, modules in ENDPOINTS.items()
+    }
+    return general, by_type
 
 
 def build(settings: Settings) -> Service:

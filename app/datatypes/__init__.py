@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.datatypes import keyvalue, labelmap
+from app.datatypes import keyvalue, labelmap, roi
 from app.datatypes.datatype import Datatype
 
 DATATYPES: Mapping[str, Datatype] = {
@@ -12,5 +12,6 @@ DATATYPES: Mapping[str, Datatype] = {
     for datatype in [
         keyvalue.DATATYPE,
         labelmap.DATATYPE,
+        roi.DATATYPE,
     ]
 }

@@ -10,7 +10,7 @@ Paths of instance endpoints are relative to `/api/node/{version}/{data}/`; other
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,7 +67,8 @@ class Endpoint:
     media: str
     writes: bool
     admin: bool
-    throttled: bool
+    #: Whether `?throttle=on` counts; a function decides by the path's parts.
+    throttled: bool | Callable[[Mapping[str, str]], bool]
     #: POST on the same path does the same: for clients whose load balancer drops the body of a GET.
     twin: bool
 
@@ -75,6 +76,10 @@ class Endpoint:
     def help(self) -> str:
         """What the endpoint does, in words."""
         return (self.handler.__doc__ or "").strip()
+
+    def is_throttled(self, path: Mapping[str, str]) -> bool:
+        """Whether this request is one of those of which only a few run at once, if it asks for that."""
+        return self.throttled(path) if callable(self.throttled) else self.throttled
 
 
 def endpoint(
@@ -87,7 +92,7 @@ def endpoint(
     media: str = "application/json",
     writes: bool | None = None,
     admin: bool = False,
-    throttled: bool = False,
+    throttled: bool | Callable[[Mapping[str, str]], bool] = False,
     twin: bool = False,
 ) -> Callable[[Handler], Handler]:
     """Describe a handler. Several descriptions may stand on one handler."""

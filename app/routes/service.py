@@ -154,7 +154,7 @@ class Service:
         request.query = {
             parameter.name: parameter.parse(raw_query.get(parameter.name)) for parameter in described.query
         }
-        if described.throttled and raw_query.get("throttle") in ("true", "on"):
+        if raw_query.get("throttle") in ("true", "on") and described.is_throttled(request.path):
             return await self._throttled(request, described)
         response = await described.handler(request)
         if request.snapshot is not None and request.method in ("GET", "HEAD") and response.status_code == 200:
