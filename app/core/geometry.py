@@ -21,7 +21,7 @@ def parse_ints(text: str, count: int | None = None) -> tuple[int, ...]:
         raise Invalid(f"{text!r} is not a list of integers with underscores between") from None
     if count is not None and len(values) != count:
         raise Invalid(f"{text!r} has {len(values)} numbers, not {count}")
-    if any(abs(value) >= MAX_COORDINATE for value in values):
+    if any(not -MAX_COORDINATE <= value < MAX_COORDINATE for value in values):
         raise Invalid(f"{text!r}: a coordinate is out of range")
     return values
 

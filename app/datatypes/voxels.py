@@ -16,6 +16,12 @@ from app.versioning.tree import Mutation
 
 EXTENTS = b"state/extents"
 
+#: What `metadata` shows of a volume, whatever its datatype adds.
+_PROPERTIES = (
+    *("Values", "Interpolable", "BlockSize", "VoxelSize", "VoxelUnits", "MinPoint", "MaxPoint", "MinIndex", "MaxIndex"),
+    *("Background", "GridStore", "ScaleLevel"),
+)
+
 Point = list[int]
 
 
@@ -130,6 +136,7 @@ async def extended(data: Data, snapshot: Snapshot, dtype: str, label: str, inter
 def metadata(described: Mapping[str, Any]) -> dict[str, Any]:
     """The answer of `metadata`: axes with resolution, size and offset, and the properties of the volume."""
     low, high = described["MinPoint"] or [0, 0, 0], described["MaxPoint"]
+    properties = {name: described[name] for name in _PROPERTIES}
     sizes = [0, 0, 0] if high is None else [b - a + 1 for a, b in zip(low, high, strict=True)]
     return {
         "Axes": [
@@ -142,7 +149,7 @@ def metadata(described: Mapping[str, Any]) -> dict[str, Any]:
             }
             for axis in range(3)
         ],
-        "Properties": described,
+        "Properties": properties,
     }
 
 

@@ -28,7 +28,7 @@ def octets(body: bytes | memoryview, headers: Mapping[str, str] | None = None) -
 
 def text(body: str, status: int = 200) -> Response:
     """Plain text."""
-    return Response(body, status_code=status, media_type="text/plain")
+    return Response(body, status_code=status, headers={"Content-Type": "text/plain"})
 
 
 def empty() -> Response:

@@ -144,7 +144,9 @@ class Service:
         found = methods.get(scope["method"])
         if found is None:
             reason = f"{scope['method']} is not a method of this endpoint ({scope['path']}).\n"
-            return Response(reason, 405, {"Allow": ", ".join(methods)}, "text/plain")
+            # Instances of a real DVID answer 400 here, and its clients look for that.
+            status = 400 if is_instance else 405
+            return Response(reason, status, {"Allow": ", ".join(methods)}, "text/plain")
         described, names = found
         request.path = {name: parts[index] for index, name in names}
         if not is_instance and "version" in request.path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.core.errors import Invalid
 from app.datatypes import voxels
 from app.datatypes.config import Config
 from app.datatypes.datatype import Datatype
@@ -18,6 +19,8 @@ MAX_DOWNRES_LEVEL = 255
 
 def settings(config: Config) -> dict[str, Any]:
     """The settings of a new labelmap."""
+    if config.text("GridStore"):
+        raise Invalid("labels cannot be served from a GridStore; ingest them")
     return {
         **voxels.settings(config, block_size=64, multiple=BLOCK_MULTIPLE),
         "indexed": config.flag("IndexedLabels", True),

@@ -98,11 +98,12 @@ async def set_next(data: Data, label: int, ceiling: int | None) -> Counters:
     """Set the last id given, and the highest to give (None keeps it, 0 lifts it)."""
     if not 0 < label < LIMIT:
         raise Invalid(f"label {label} cannot be the last one given")
-    if ceiling and ceiling < label:
-        raise Invalid(f"the ceiling {ceiling} lies below {label}")
 
     def changed(counters: Counters) -> Counters:
-        return replace(counters, last_given=label, ceiling=counters.ceiling if ceiling is None else ceiling)
+        highest = counters.ceiling if ceiling is None else ceiling
+        if highest and highest < label:
+            raise Invalid(f"the ceiling {highest} lies below {label}")
+        return replace(counters, last_given=label, ceiling=highest)
 
     return await _change(data, changed)
 

@@ -57,12 +57,13 @@ async def replace_counts(
 
 
 async def _adopt(mutation: Mutation, labels: U64) -> None:
-    """Make painted supervoxels that are mapped to a body members of it, if a posted mapping had not."""
+    """List painted supervoxels in the index of the body that a posted mapping sends them to."""
     if await mutation.get(keys.MAPPING_MARK) is None:
         return
     for label in labels.tolist():
         for _, body in keys.pairs(await mutation.keys(*keys.mapping_of(label))).tolist():
-            if body not in (0, label):
+            if body not in (0, label) and not await mutation.keys(*keys.index_of(label)):
+                mutation.put(keys.indexed(label, body), b"")
                 mutation.put(keys.member(body, label), b"")
 
 
@@ -99,17 +100,15 @@ async def put_index(mutation: Mutation, message: LabelIndex) -> None:
 
 
 async def put_mapping(mutation: Mutation, pairs: Sequence[tuple[int, int]], mark: bytes) -> None:
-    """Map supervoxels to bodies; of several entries for one supervoxel the last one stays."""
+    """Map supervoxels to bodies; of several entries for one supervoxel the last one stays.
+
+    Only reads of voxels follow: a pipeline posts the label indices of the same bodies itself.
+    """
     for supervoxel, body in dict(pairs).items():
         for key in await mutation.keys(*keys.mapping_of(supervoxel)):
             mutation.delete(key)
-            for _, old in keys.pairs([key]).tolist():
-                if old != supervoxel:
-                    mutation.delete(keys.member(old, supervoxel))
         if body != supervoxel:
             mutation.put(keys.mapped(supervoxel, body), b"")
-            if body:
-                mutation.put(keys.member(body, supervoxel), b"")
     mutation.put(keys.MAPPING_MARK, mark)
 
 
@@ -118,13 +117,8 @@ async def put_mapping(mutation: Mutation, pairs: Sequence[tuple[int, int]], mark
 
 async def body_of(reader: Reader, supervoxel: int) -> int:
     """The body whose index holds a supervoxel."""
-    for found in (
-        await reader.keys(*keys.mapping_of(supervoxel)),
-        await reader.keys(*keys.index_of(supervoxel)),
-    ):
-        for _, body in keys.pairs(found).tolist():
-            return int(body)
-    return supervoxel
+    listed = keys.pairs(await reader.keys(*keys.index_of(supervoxel)))
+    return int(listed[0, 1]) if len(listed) else supervoxel
 
 
 async def members(reader: Reader, body: int) -> U64:
@@ -139,6 +133,13 @@ async def counts(reader: Reader, supervoxels: Sequence[int]) -> Counts:
     """The index entries of supervoxels."""
     found = await asyncio.gather(*[reader.keys(*keys.supervoxel(label)) for label in supervoxels])
     return Counts([key for keys_ in found for key in keys_])
+
+
+async def state(reader: Reader, body: int) -> tuple[list[bytes], bytes | None]:
+    """Everything that the index holds of a body, to tell whether two versions hold the same; empty keys if nothing."""
+    chosen = (await members(reader, body)).tolist()
+    found = await asyncio.gather(*[reader.keys(*keys.supervoxel(label)) for label in chosen])
+    return [key for keys_ in found for key in keys_], await reader.get(keys.head(body))
 
 
 async def label_counts(reader: Reader, label: int, is_supervoxel: bool) -> Counts:
@@ -170,13 +171,11 @@ async def bodies(reader: Reader, first: int, limit: int) -> tuple[U64, U64]:
     """Bodies with voxels from `first` on, ascending, at most `limit` of them, and their sizes."""
     entries = Counts(await reader.keys(*keys.supervoxels(0, (1 << 64) - 1)))
     owners = entries.supervoxels
-    for found in (await reader.keys(*keys.index()), await reader.keys(*keys.mapping())):
-        pairs = keys.pairs(found)
-        if len(pairs):
-            places = np.searchsorted(pairs[:, 0], entries.supervoxels)
-            places[places == len(pairs)] = 0
-            hits = pairs[places, 0] == entries.supervoxels
-            owners = np.where(hits, pairs[places, 1], owners)
+    pairs = keys.pairs(await reader.keys(*keys.index()))
+    if len(pairs):
+        places = np.searchsorted(pairs[:, 0], entries.supervoxels)
+        places[places == len(pairs)] = 0
+        owners = np.where(pairs[places, 0] == entries.supervoxels, pairs[places, 1], owners)
     unique, inverse = np.unique(owners, return_inverse=True)
     sizes = np.bincount(inverse, weights=entries.voxels, minlength=len(unique)).astype(np.uint64)
     chosen = (unique >= first) & (unique != 0)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import struct
 
 import numpy as np
 import orjson
 from starlette.responses import Response
 
 from app.core.errors import Absent, Invalid
-from app.core.geometry import parse_point
+from app.core.geometry import MAX_COORDINATE, parse_point
 from app.datatypes import voxels
 from app.datatypes.labelmap import index, read, sparse
 from app.datatypes.labelmap.keys import Counts
@@ -30,7 +31,14 @@ from app.routes.labelmap.parameters import (
 from app.routes.request import Request
 
 _BOUNDS = [
-    Parameter(f"{end}{axis}", f"bound of {axis} in voxels of the scale, included", "integer", None)
+    Parameter(
+        f"{end}{axis}",
+        f"bound of {axis} in voxels of the scale, included",
+        "integer",
+        None,
+        least=-MAX_COORDINATE,
+        most=MAX_COORDINATE - 1,
+    )
     for axis in "xyz"
     for end in ("min", "max")
 ]
@@ -115,7 +123,8 @@ async def get_sparsevol_by_point(request: Request) -> Response:
     """The shape of the body or supervoxel at a point."""
     check_indexed(request)
     point = parse_point(request.path["point"])
-    label = await read.label_at(request.data, await request.head(), 0, point, await mapping_of(request))
+    scale = request.query["scale"]
+    label = await read.label_at(request.data, await request.head(), scale, point, await mapping_of(request))
     if label == 0:
         raise Invalid("the point lies in the background")
     return await _sparse_answer(request, label)
@@ -152,6 +161,21 @@ async def get_sparsevol_coarse(request: Request) -> Response:
     places = sparse.blocks_at(await _entries(request, body_label(request.path["label"])), 0)
     places = places[_bounds(request).select(places, voxels.block_shape(request.data))]
     return answers.octets(sparse_volumes.encode_runs(sparse_volumes.block_runs(places)))
+
+
+@endpoint("GET", "sparsevols-coarse/{first}/{last}", media=answers.OCTETS, answer="label, int32 n, n runs; repeated")
+async def get_sparsevols_coarse(request: Request) -> Response:
+    """The blocks of all bodies of a range, both ends included."""
+    check_indexed(request)
+    first, last = body_label(request.path["first"]), body_label(request.path["last"])
+    snapshot = await request.head()
+    found, _ = await index.bodies(snapshot, first, MAX_LISTED)
+    parts: list[bytes] = []
+    for body in found[found <= last].tolist():
+        places = sparse.blocks_at(await index.label_counts(snapshot, body, False), 0)
+        runs = sparse_volumes.block_runs(places)
+        parts.append(struct.pack("<Qi", body, len(runs)) + sparse_volumes.encode_bare_runs(runs))
+    return answers.octets(b"".join(parts))
 
 
 @endpoint("GET", "supervoxels/{body}", answer="[supervoxel, ...]")
@@ -198,7 +222,7 @@ async def get_existing_labels(request: Request) -> Response:
     "listlabels",
     query=[
         Parameter("start", "first body"),
-        Parameter("number", "how many", "integer", MAX_LISTED, least=0, most=MAX_LISTED),
+        Parameter("number", "how many", "integer", MAX_LISTED, least=0),
         Parameter("sizes", "each followed by its number of voxels", "flag", False),
     ],
     media=answers.OCTETS,
@@ -207,6 +231,6 @@ async def get_existing_labels(request: Request) -> Response:
 async def get_listlabels(request: Request) -> Response:
     """Bodies with voxels, ascending, from one on."""
     start = label_of(request.query["start"] or "0")
-    found, sizes = await index.bodies(await request.head(), start, request.query["number"])
+    found, sizes = await index.bodies(await request.head(), start, min(request.query["number"], MAX_LISTED))
     rows = np.stack([found, sizes], axis=1) if request.query["sizes"] else found
     return answers.octets(np.ascontiguousarray(rows, "<u8").tobytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import lz4.block
@@ -20,6 +21,7 @@ from app.routes.endpoint import Parameter, endpoint
 from app.routes.keyvalue import may_write_locked
 from app.routes.labelmap.parameters import HASH, MAX_LABEL, body_label, check_indexed, label_of, labels_in_body
 from app.routes.request import Request
+from app.versioning.datastore import Data
 from app.versioning.log import Record
 from app.versioning.tree import Mutation
 
@@ -120,11 +122,18 @@ async def get_indices_compressed(request: Request) -> Response:
 
 @endpoint("GET", "index-version/{body}", media="text/plain", answer="a UUID")
 async def get_index_version(request: Request) -> Response:
-    """The version whose tree holds the body's index."""
-    body = body_label(request.path["body"])
-    await index.label_counts(await request.head(), body, False)
-    owner = await request.data.trees.owner(request.data.folder, request.data.line)
-    return answers.text(owner or request.data.home.uuid)
+    """The version in which the index of a body was last changed."""
+    body, data = body_label(request.path["body"]), request.data
+    state = await index.state(await request.head(), body)
+    if not state[0]:
+        raise Invalid(f"no index of body {body} found")
+    # Versions that hold the very same entries inherited them.
+    versions = data.line.versions
+    for version, parent in pairwise(versions):
+        older = Data(data.datastore, data.repo, data.repo.versions[parent], data.instance)
+        if await index.state(await older.head(), body) != state:
+            return answers.text(version)
+    return answers.text(versions[-1])
 
 
 async def _put_indices(request: Request, messages: list[Any]) -> None:

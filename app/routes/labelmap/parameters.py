@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from app.core.errors import Invalid
+from app.datatypes import roi
 from app.datatypes.labelmap import keys, mapping
 from app.datatypes.labelmap.mapping import IDENTITY, Mapping
 from app.datatypes.labelmap.write import Mask
@@ -33,11 +34,7 @@ async def mapping_of(request: Request) -> Mapping:
 async def mask_of(request: Request) -> Mask | None:
     """The region of interest of a request, if it names one."""
     name: str = request.query["roi"]
-    if not name:
-        return None
-    from app.datatypes import roi
-
-    return await roi.load(request.data, name)
+    return await roi.load(request.data, name) if name else None
 
 
 def label_of(text: str) -> int:

@@ -305,6 +305,8 @@ async def post_ingest_supervoxels(request: Request) -> Response:
 
 async def _store_stream(request: Request, action: str, reduce: bool, indexing: bool) -> None:
     data, workers = request.data, request.service.workers
+    if not data.instance.compression.startswith("gzip"):
+        raise Invalid("blocks come as gzip, and this instance was created with another Compression")
     shape = voxels.block_shape(data)
     scales = write.check_scales(data, data.instance.settings["max_scale"]) if reduce else 0
     splitter = block_stream.Splitter(64 + 16 * shape[0] * shape[1] * shape[2])
