@@ -87,7 +87,6 @@ async def get_sizes(request: Request) -> Response:
 @endpoint("GET", "sparsevol-size/{label}", query=[SUPERVOXELS], answer="voxels, numblocks, minvoxel, maxvoxel")
 async def get_sparsevol_size(request: Request) -> Response:
     """The number of voxels and blocks, and the extent rounded to blocks."""
-    check_indexed(request)
     entries = await _entries(request, body_label(request.path["label"]))
     places = sparse.blocks_at(entries, 0)
     shape = np.array(voxels.block_shape(request.data))
@@ -163,7 +162,13 @@ async def get_sparsevol_coarse(request: Request) -> Response:
     return answers.octets(sparse_volumes.encode_runs(sparse_volumes.block_runs(places)))
 
 
-@endpoint("GET", "sparsevols-coarse/{first}/{last}", media=answers.OCTETS, answer="label, int32 n, n runs; repeated")
+@endpoint(
+    "GET",
+    "sparsevols-coarse/{first}/{last}",
+    query=_BOUNDS,
+    media=answers.OCTETS,
+    answer="label, int32 n, n runs; repeated",
+)
 async def get_sparsevols_coarse(request: Request) -> Response:
     """The blocks of all bodies of a range, both ends included."""
     check_indexed(request)
@@ -173,6 +178,7 @@ async def get_sparsevols_coarse(request: Request) -> Response:
     parts: list[bytes] = []
     for body in found[found <= last].tolist():
         places = sparse.blocks_at(await index.label_counts(snapshot, body, False), 0)
+        places = places[_bounds(request).select(places, voxels.block_shape(request.data))]
         runs = sparse_volumes.block_runs(places)
         parts.append(struct.pack("<Qi", body, len(runs)) + sparse_volumes.encode_bare_runs(runs))
     return answers.octets(b"".join(parts))

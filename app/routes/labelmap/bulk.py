@@ -181,7 +181,7 @@ def _parse(message: Any, body: bytes) -> Any:
     writes=False,
 )
 async def get_mapping(request: Request) -> Response:
-    """The bodies of supervoxels; 0 for one that does not exist."""
+    """The bodies of supervoxels; 0 for one that is not mapped and no body either."""
     labels = np.array(await labels_in_body(request), np.uint64)
     snapshot = await request.head()
     known = await mapping.load(snapshot)
@@ -189,7 +189,7 @@ async def get_mapping(request: Request) -> Response:
     if not request.query["nolookup"] and len(labels):
         mapped = known.is_mapped(labels).tolist()
         for place, label in enumerate(labels.tolist()):
-            if not mapped[place] and not await index.size(snapshot, label, True):
+            if not mapped[place] and not await index.size(snapshot, label, False):
                 found[place] = 0
     return answers.json(found)
 

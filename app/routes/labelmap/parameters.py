@@ -34,6 +34,8 @@ async def mapping_of(request: Request) -> Mapping:
 async def mask_of(request: Request) -> Mask | None:
     """The region of interest of a request, if it names one."""
     name: str = request.query["roi"]
+    if name and request.query.get("scale"):
+        raise Invalid("a region of interest applies to scale 0 only")
     return await roi.load(request.data, name) if name else None
 
 
