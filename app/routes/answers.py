@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,9 @@ import orjson
 from starlette.responses import Response
 
 OCTETS = "application/octet-stream"
+ACCEPT_RANGES = {"Accept-Ranges": "bytes"}
+_RANGE = re.compile(r"bytes=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})")
+_REFUSED = re.compile(r";\s*q=0(\.0*)?\s*$")
 
 
 def json(value: Any) -> Response:
@@ -34,3 +38,31 @@ def text(body: str, status: int = 200) -> Response:
 def empty() -> Response:
     """What a successful write answers."""
     return Response(b"")
+
+
+def ranged(value: bytes | memoryview, header: str | None) -> Response:
+    """A value, or the part that a Range header asks for (RFC 9110, one range; others are ignored)."""
+    match = _RANGE.fullmatch(header.strip()) if header else None
+    first, last = match.groups() if match else ("", "")
+    if not (first or last):
+        return octets(value, ACCEPT_RANGES)
+    if first:
+        start, stop = int(first), min(int(last) + 1 if last else len(value), len(value))
+        if last and int(last) < start:
+            return octets(value, ACCEPT_RANGES)
+    else:
+        start, stop = max(0, len(value) - int(last)), len(value)
+    if start >= stop:
+        headers = {"Content-Range": f"bytes */{len(value)}", **ACCEPT_RANGES}
+        return Response("the range lies beyond the value\n", 416, headers, "text/plain")
+    response = octets(value[start:stop], {"Content-Range": f"bytes {start}-{stop - 1}/{len(value)}", **ACCEPT_RANGES})
+    response.status_code = 206
+    return response
+
+
+def accepts_gzip(header: str | None) -> bool:
+    """Whether an Accept-Encoding header allows gzip (RFC 9110, 12.5.3); without the header plain bytes are safe."""
+    for part in header.lower().split(",") if header else ():
+        if part.partition(";")[0].strip() in ("gzip", "*"):
+            return _REFUSED.search(part) is None
+    return False

@@ -26,8 +26,7 @@ def full_path(described: Endpoint) -> str:
 def type_help(typename: str, endpoints: Iterable[Endpoint]) -> str:
     """The endpoints of a datatype as plain text."""
     blocks = [f"Data of type {typename}\n{'=' * (13 + len(typename))}\n"]
-    for described in endpoints:
-        blocks.append(_describe(described))
+    blocks += [_describe(described) for described in endpoints]
     return "\n".join(blocks)
 
 
@@ -69,7 +68,7 @@ def openapi(general: Iterable[Endpoint], by_type: Mapping[str, Iterable[Endpoint
     tagged += [(typename, described) for typename, endpoints in by_type.items() for described in endpoints]
     for tag, described in tagged:
         path = full_path(described)
-        variants = [path.replace("?}", "}")]
+        variants = [path.replace("?}", "}").replace("*}", "}")]
         if path.endswith("?}"):
             variants.append(path.rsplit("/", 1)[0])
         for variant in variants:

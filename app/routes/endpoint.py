@@ -5,7 +5,8 @@
         '''The value of a key.'''
 
 Paths of instance endpoints are relative to `/api/node/{version}/{data}/`; others begin with a slash. A path part
-`{name}` takes one segment, `{name?}` at the end may be missing. The docstring is the help.
+`{name}` takes one segment, `{name?}` at the end may be missing, `{name*}` at the end takes all segments that are left
+(also none), with slashes between. The docstring is the help.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import tarfile
 from collections.abc import Sequence
 from typing import Any
@@ -25,8 +24,6 @@ _FORMATS = [
     Parameter("jsontar", "the same as tar, with keys given as JSON", "flag", False),
     Parameter("check", "refuse values that are not JSON", "flag", False),
 ]
-_RANGE = re.compile(r"bytes=\s*(\d*)\s*-\s*(\d*)")
-_ACCEPT_RANGES = {"Accept-Ranges": "bytes"}
 
 
 @endpoint("GET", "keys", answer="a list of keys")
@@ -108,34 +105,12 @@ async def get_key(request: Request) -> Response:
     header = request.header(b"range")
     start, end = request.query["byte_start"], request.query["byte_end"]
     if start is None and end is None:
-        return ranged(value, header)
+        return answers.ranged(value, header)
     if start is None or end is None or header is not None:
         raise Invalid("give byte_start together with byte_end, and no Range header with them")
     if not start <= end < len(value):
         raise Invalid(f"bytes {start} to {end} are not within the {len(value)} bytes of the value")
-    return answers.octets(value[start : end + 1], _ACCEPT_RANGES)
-
-
-def ranged(value: bytes, header: str | None) -> Response:
-    """A value, or the part that a Range header asks for (RFC 9110, one range; others are ignored)."""
-    match = _RANGE.fullmatch(header.strip()) if header else None
-    if match is None or match.group(0) == "bytes=-":
-        return answers.octets(value, _ACCEPT_RANGES)
-    first, last = match.groups()
-    if first:
-        start, stop = int(first), min(int(last) + 1 if last else len(value), len(value))
-        if last and int(last) < start:
-            return answers.octets(value, _ACCEPT_RANGES)
-    else:
-        start, stop = max(0, len(value) - int(last)), len(value)
-    if start >= stop:
-        headers = {"Content-Range": f"bytes */{len(value)}", **_ACCEPT_RANGES}
-        return Response("the range lies beyond the value\n", 416, headers, "text/plain")
-    response = answers.octets(
-        value[start:stop], {"Content-Range": f"bytes {start}-{stop - 1}/{len(value)}", **_ACCEPT_RANGES}
-    )
-    response.status_code = 206
-    return response
+    return answers.octets(value[start : end + 1], answers.ACCEPT_RANGES)
 
 
 @endpoint("POST", "key/{key}", body="the value")

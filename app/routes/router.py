@@ -1,4 +1,4 @@
-"""Routing: a path's parts are walked down a tree of literals and placeholders; no regular expression is tried in turn."""
+"""Routing: a path's parts are walked down a tree of literals and placeholders, with no regular expressions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from app.routes.endpoint import Endpoint
 class _Node:
     literals: dict[str, _Node] = field(default_factory=dict)
     placeholder: _Node | None = None
+    #: What takes all segments that are left.
+    rest: _Node | None = None
     methods: dict[str, tuple[Endpoint, tuple[tuple[int, str], ...]]] = field(default_factory=dict)
 
 
@@ -37,7 +39,10 @@ class Routes:
     def _insert(self, parts: list[str], described: Endpoint) -> None:
         node, names = self._root, []
         for index, part in enumerate(parts):
-            if part.startswith("{"):
+            if part.endswith("*}"):
+                names.append((index, part[1:-1]))
+                node.rest = node = node.rest or _Node()
+            elif part.startswith("{"):
                 names.append((index, part[1:-1]))
                 if node.placeholder is None:
                     node.placeholder = _Node()
@@ -57,13 +62,23 @@ class Routes:
 
     def find(self, parts: list[str]) -> dict[str, tuple[Endpoint, tuple[tuple[int, str], ...]]] | None:
         """The methods of a path, or None if no endpoint has it."""
-        node = self._root
+        node, rest = self._root, self._root.rest
         for part in parts:
             following = node.literals.get(part) or node.placeholder
             if following is None:
-                return None
+                return rest.methods if rest is not None else None
             node = following
+            rest = node.rest or rest
+        if rest is not None and not node.methods:
+            return rest.methods
         return node.methods or None
+
+
+def values(parts: list[str], names: tuple[tuple[int, str], ...]) -> dict[str, str]:
+    """What the placeholders of a path stand for; `path*` takes all that is left."""
+    return {
+        name.removesuffix("*"): "/".join(parts[index:]) if name.endswith("*") else parts[index] for index, name in names
+    }
 
 
 def split(path: bytes) -> list[str]:

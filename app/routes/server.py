@@ -23,7 +23,8 @@ DATASTORE_VERSION = "0.11.0"
 @endpoint("GET", "/interface", media="application/raml+yaml", answer="the RAML of the API")
 async def get_interface(request: Request) -> Response:
     """A short machine-readable description; the OpenAPI document says much more."""
-    body = "#%RAML 0.8\ntitle: DVID Cloud\nbaseUri: /api\ndocumentation:\n  - title: OpenAPI\n    content: /api/openapi.json\n"
+    body = "#%RAML 0.8\ntitle: DVID Cloud\nbaseUri: /api\n"
+    body += "documentation:\n  - title: OpenAPI\n    content: /api/openapi.json\n"
     return Response(body, media_type="application/raml+yaml")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import logging
 import time
@@ -20,13 +19,14 @@ from app.core.work import Workers
 from app.routes import errors
 from app.routes.endpoint import Endpoint
 from app.routes.request import Request
-from app.routes.router import Routes, split
+from app.routes.router import Routes, split, values
 from app.settings import Settings
 from app.versioning.datastore import Datastore
 
 logger = logging.getLogger(__name__)
 
 _EXPOSED = b"Accept-Ranges, Content-Encoding, Content-Length, Content-Range, ETag"
+_ENCODING = b"content-encoding"
 _NOT_FOUND = "404 page not found\n"
 
 
@@ -108,8 +108,6 @@ class Service:
             logger.exception("%s %s failed", method, scope["path"])
             response = Response(f"internal error ({scope['path']}).\n", 500, media_type="text/plain")
         self._add_cors(scope, response)
-        if method == "HEAD":
-            response.body = b""
         await response(scope, receive, send)
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
@@ -148,7 +146,7 @@ class Service:
             status = 400 if is_instance else 405
             return Response(reason, status, {"Allow": ", ".join(methods)}, "text/plain")
         described, names = found
-        request.path = {name: parts[index] for index, name in names}
+        request.path = values(parts, names)
         if not is_instance and "version" in request.path:
             repo, node = await self.datastore.repos.resolve(request.path["version"])
             request.bind(repo, node)
@@ -188,8 +186,7 @@ class Service:
         """Name the state that the answer was made of; a locked version's, asked by its full name, never changes."""
         data, snapshot = request.data, request.snapshot
         assert snapshot is not None
-        state = f"{data.instance.uuid}/{data.line.version}/{snapshot.generation}/{scope['path']}?".encode()
-        tag = '"' + hashlib.blake2b(state + scope["query_string"], digest_size=12).hexdigest() + '"'
+        tag = f'"{data.instance.uuid[:12]}.{data.line.version[:12]}.{snapshot.generation}"'
         is_final = data.is_locked and f"/api/node/{data.version.uuid}/" in scope["path"]
         caching = "public, max-age=31536000, immutable" if is_final else "no-cache"
         if request.header(b"if-none-match") == tag:
