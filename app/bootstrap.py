@@ -11,9 +11,10 @@ from app.backends.catalog import Catalog
 from app.backends.store import Store, StoreOptions
 from app.core.errors import Invalid
 from app.datatypes import DATATYPES
-from app.routes import instances, keyvalue, nodes, repos, roi, server, volumes
+from app.routes import instances, keyvalue, nodes, precomputed, repos, roi, server, volumes, zarr
 from app.routes.endpoint import Endpoint, endpoints_of
 from app.routes.labelmap import bodies, bulk
+from app.routes.labelmap import plain as label_plain
 from app.routes.labelmap import voxels as label_voxels
 from app.routes.service import Service
 from app.settings import Settings
@@ -22,7 +23,7 @@ from app.versioning.datastore import Datastore
 #: The modules with the endpoints of each datatype's instances.
 ENDPOINTS: Mapping[str, list[ModuleType]] = {
     "keyvalue": [instances, keyvalue],
-    "labelmap": [instances, volumes, label_voxels, bodies, bulk],
+    "labelmap": [instances, volumes, label_voxels, bodies, bulk, precomputed, zarr, label_plain],
     "roi": [instances, roi],
 }
 
