@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -15,9 +16,23 @@ from app.core.errors import DvidError
 from app.main import SETTINGS_VARIABLE
 from app.settings import Settings
 
+#: Commands whose modules are loaded when they are asked for, as their libraries take long to load.
+COMMANDS = {"ingest": "app.commands.ingest", "demo": "app.commands.demo"}
+
 
 class Commands(click.Group):
     """A group whose commands say what went wrong in one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands."""
+        return sorted([*super().list_commands(ctx), *COMMANDS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name."""
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        found: click.Command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name)
+        return found
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -83,3 +98,7 @@ def run(settings: Settings, log_level: str = "warning") -> None:
         timeout_graceful_shutdown=30,
         server_header=False,
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Commands of `dvid-cloud`, one module each; parts of the composition root."""
