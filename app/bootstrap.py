@@ -10,7 +10,8 @@ from app.backends.bucket_catalog import BucketCatalog
 from app.backends.catalog import Catalog
 from app.backends.store import Store, StoreOptions
 from app.core.errors import Invalid
-from app.datatypes import DATATYPES
+from app.datatypes import DATATYPES, imageblk
+from app.routes import imageblk as images
 from app.routes import instances, keyvalue, nodes, precomputed, repos, roi, server, volumes, zarr
 from app.routes.endpoint import Endpoint, endpoints_of
 from app.routes.labelmap import bodies, bulk
@@ -25,6 +26,7 @@ ENDPOINTS: Mapping[str, list[ModuleType]] = {
     "keyvalue": [instances, keyvalue],
     "labelmap": [instances, volumes, label_voxels, bodies, bulk, precomputed, zarr, label_plain],
     "roi": [instances, roi],
+    **{datatype.name: [instances, volumes, images] for datatype in imageblk.DATATYPES},
 }
 
 
@@ -65,6 +67,7 @@ async def open_datastore(settings: Settings) -> Datastore:
         options,
         stores=settings.stores,
         assignments=settings.assignments,
+        sources=settings.sources,
         catalog_staleness=settings.max_staleness if is_remote else 0.0,
         cache_bytes=settings.cache_bytes,
     )

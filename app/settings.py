@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     assignments: dict[str, str] = Field(
         default_factory=dict, description="which store new data go to, by name:root, tag=value, datatype or default"
     )
+    sources: list[str] = Field(
+        default_factory=list, description="URLs below which published volumes may lie, beside the stores' own"
+    )
     durability: Literal["power", "process"] = Field(
         default="power", description="on file://, whether an answer waits for fsync (power) or not (process)"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -25,12 +25,12 @@ class Workers:
             return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
-    async def map(self, function: Callable[..., T], items: list[tuple[object, ...]]) -> list[T]:
+    async def map(self, function: Callable[..., T], items: Sequence[tuple[object, ...]]) -> list[T]:
         """Call a function for each tuple of arguments, in chunks spread over the threads; answers in order."""
         size = max(1, -(-len(items) // (4 * self.threads)))
         chunks = [items[start : start + size] for start in range(0, len(items), size)]
 
-        def work(chunk: list[tuple[object, ...]]) -> list[T]:
+        def work(chunk: Sequence[tuple[object, ...]]) -> list[T]:
             return [function(*arguments) for arguments in chunk]
 
         done = await asyncio.gather(*[self.run(work, chunk) for chunk in chunks])

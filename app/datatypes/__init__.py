@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.datatypes import keyvalue, labelmap, roi
+from app.datatypes import imageblk, keyvalue, labelmap, roi
 from app.datatypes.datatype import Datatype
 
 DATATYPES: Mapping[str, Datatype] = {
@@ -13,5 +13,6 @@ DATATYPES: Mapping[str, Datatype] = {
         keyvalue.DATATYPE,
         labelmap.DATATYPE,
         roi.DATATYPE,
+        *imageblk.DATATYPES,
     ]
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.datatypes.config import Config
-from app.versioning.datastore import Data
+from app.versioning.datastore import Data, Datastore
 from app.versioning.snapshot import Snapshot
 
 _NAMES = {
@@ -20,6 +20,10 @@ _NAMES = {
 _CHECKSUMS = {"none": "No checksum", "crc32": "CRC32 checksum"}
 
 
+async def _as_given(settings: dict[str, Any], _datastore: Datastore, _is_admin: bool) -> dict[str, Any]:
+    return settings
+
+
 async def _nothing(_data: Data, _snapshot: Snapshot) -> dict[str, Any]:
     return {}
 
@@ -29,7 +33,8 @@ class Datatype:
     """One kind of data.
 
     `settings` turns the configuration of a new instance into what its document keeps; `extended` and `extents` give
-    the parts of its JSON that depend on the type and on the version.
+    the parts of its JSON that depend on the type and on the version. `prepared` completes the settings by what only
+    others know, such as a volume that they name.
     """
 
     name: str
@@ -37,6 +42,7 @@ class Datatype:
     url: str = ""
     compression: str = "lz4"
     settings: Callable[[Config], dict[str, Any]] = lambda config: {}
+    prepared: Callable[[dict[str, Any], Datastore, bool], Awaitable[dict[str, Any]]] = _as_given
     extended: Callable[[Data, Snapshot], Awaitable[dict[str, Any] | None]] = _nothing
     has_extents: bool = False
     has_tags: bool = False
@@ -47,6 +53,8 @@ class Datatype:
         """The JSON of an instance at a version."""
         instance = data.instance
         algorithm, _, level = instance.compression.partition(":")
+        if algorithm == "jpeg":  # DVID shows the width of the JPEGs here
+            level = str(instance.settings.get("block_size", [-1])[0])
         described: dict[str, Any] = {
             "Base": {
                 "TypeName": self.name,

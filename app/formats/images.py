@@ -28,7 +28,8 @@ MEDIA = {"png": "image/png", "jpeg": "image/jpeg", "tiff": "image/tiff", "bmp": 
 JPEG_QUALITY = 80
 #: Levels of ISA-L; it is ten times faster than zlib and its level 3 gains nothing on images.
 _PNG_LEVEL, _PNG_MOST = 2, 2
-_JPEG_SIDE = 65500
+#: The longest side that a JPEG can have.
+JPEG_SIDE = 65500
 _SIDE = 1 << 20
 
 
@@ -65,7 +66,7 @@ def parse_format(text: str) -> ImageFormat:
 def encode(plane: Array, form: ImageFormat) -> bytes:
     """An image of a plane of voxels; rows first."""
     height, width = plane.shape
-    longest = _JPEG_SIDE if form.name == "jpeg" else _SIDE
+    longest = JPEG_SIDE if form.name == "jpeg" else _SIDE
     if not 0 < max(height, width) <= longest:
         raise Invalid(f"an image of {width} x {height} pixels cannot be a {form.name}")
     if form.name == "png":
@@ -85,7 +86,7 @@ def encode(plane: Array, form: ImageFormat) -> bytes:
 def stacked_jpeg(box: Array, quality: int = JPEG_QUALITY) -> bytes:
     """A box z, y, x as one grey JPEG, as wide as x and as high as y times z."""
     width, height = box.shape[2], box.shape[0] * box.shape[1]
-    if max(width, height) > _JPEG_SIDE:
+    if max(width, height) > JPEG_SIDE:
         raise Invalid(f"a JPEG of {width} x {height} pixels is not possible; ask for fewer slices")
     shown = _eight_bits(np.ascontiguousarray(box).reshape(height, width))
     if shown.ndim == 2:

@@ -88,7 +88,7 @@ async def post_instance(request: Request) -> Response:
         compression=config.compression(datatype.compression),
         checksum=config.checksum(),
         tags=tags,
-        settings=datatype.settings(config),
+        settings=await datatype.prepared(datatype.settings(config), datastore, request.is_admin),
         store=datastore.assign(request.repo.root, name, typename, tags or {}),
     )
     await datastore.repos.add_instance(request.repo.root, instance)

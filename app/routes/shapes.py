@@ -12,7 +12,7 @@ from app.core.errors import Invalid
 from app.core.geometry import Box, Triple, parse_ints, parse_point
 
 _PLANES = {"xy": (0, 1), "xz": (0, 2), "yz": (1, 2), "0_1": (0, 1), "0_2": (0, 2), "1_2": (1, 2)}
-_VOLUMES = ("vol", "xyz", "0_1_2")
+VOLUMES = ("vol", "xyz", "0_1_2")
 
 #: A plane must be readable at once; so is the limit of PNG viewers.
 MAX_SIDE = 1 << 20
@@ -37,7 +37,7 @@ def parse(dims: str, size: str, offset: str) -> Shape:
     """The shape of a URL; `dims` is `xy`, `0_2`, `vol`, `0_1_2` ..."""
     dims = dims.lower().replace(",", "_")
     at = parse_point(offset)
-    if dims in _VOLUMES:
+    if dims in VOLUMES:
         return Shape(Box.at(at, _three(parse_ints(size, 3))), None)
     if dims not in _PLANES:
         raise Invalid(f"{dims!r} is no shape: xy, xz, yz and vol are, or axes such as 0_1_2")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from app.backends.catalog import Catalog
 from app.backends.store import Store, StoreOptions
+from app.backends.volumes import Volumes
 from app.core.errors import Invalid, NotAllowed, Unknown
 from app.versioning.cache import Cache
 from app.versioning.graph import Instance, Repo, Version
@@ -92,6 +93,7 @@ class Datastore:
 
     `stores` maps names to URLs of further stores, one of which an instance may be assigned to; `assignments` says
     which: keys are `name:root UUID`, a tag as `key=value`, a datatype, or `default`, the most specific wins.
+    `sources` are further URLs below which published volumes may lie.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Datastore:
         *,
         stores: Mapping[str, str] | None = None,
         assignments: Mapping[str, str] | None = None,
+        sources: Sequence[str] = (),
         catalog_staleness: float = 0.0,
         cache_bytes: int = 256 << 20,
     ) -> None:
@@ -109,6 +112,7 @@ class Datastore:
         self.catalog = catalog
         self.cache = Cache(cache_bytes)
         self.repos = Repos(catalog, catalog_staleness)
+        self.volumes = Volumes(options, [store.url, *(stores or {}).values(), *sources])
         self._options = options
         self._urls = dict(stores or {})
         self._assignments = dict(assignments or {})
