@@ -26,7 +26,7 @@ ENDPOINTS: Mapping[str, list[ModuleType]] = {
     "keyvalue": [instances, keyvalue],
     "labelmap": [instances, volumes, label_voxels, bodies, bulk, precomputed, zarr, label_plain],
     "roi": [instances, roi],
-    **{datatype.name: [instances, volumes, images] for datatype in imageblk.DATATYPES},
+    **{datatype.name: [instances, volumes, images, precomputed, zarr] for datatype in imageblk.DATATYPES},
 }
 
 

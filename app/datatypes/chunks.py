@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from app.core.geometry import Box
-from app.core.pyramid import Pyramid, Size
+from app.core.pyramid import Level, Pyramid, Size
 
 #: How many nanometres the units of `VoxelUnits` are.
 _NANOMETERS = {
@@ -23,9 +23,13 @@ class Chunks(Protocol):
 
     #: The precomputed format's name of how chunks are encoded: compressed_segmentation, raw, jpeg.
     encoding: str
+    channels: int
 
     async def pyramid(self) -> Pyramid | None:
-        """Scales, type and chunk shape; None if nothing has been written yet."""
+        """All scales and the type of voxels; None if nothing has been written yet."""
+
+    async def level(self, scale: int) -> Level | None:
+        """One scale; None if there is no such scale, or nothing has been written yet."""
 
     async def precomputed(self, scale: int, box: Box, in_gzip: bool) -> bytes | memoryview | None:
         """A chunk in `encoding`, in gzip if wanted; None if none of its voxels was ever written."""

@@ -7,6 +7,7 @@ Points in `info` and in names are x, y, z; boxes and arrays here are z, y, x.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ SUB_BLOCK = (8, 8, 8)
 
 _SCALE = re.compile(r"s(0|[1-9][0-9]{0,2})")
 _INTEGER = r"(0|-?[1-9][0-9]{0,11})"
+_SHARD = re.compile(r"[0-9a-f]{1,16}\.shard")
 _CHUNK = re.compile("_".join([f"{_INTEGER}-{_INTEGER}"] * 3))
 
 
@@ -84,6 +86,20 @@ def parse_chunk_name(text: str, level: Level) -> Box | None:
         return None
     box = whole.intersect(level.box)
     return box if box == Box((za, ya, xa), (zb, yb, xb)) else None
+
+
+def owns(info: Mapping[str, Any], file: str) -> bool:
+    """Whether a file (other than `info`) is one of the volume's: a chunk, a shard, or in a folder that `info` names."""
+    folder, _, name = file.rpartition("/")
+    if any(folder == scale.get("key") for scale in info.get("scales", [])):
+        return bool(_CHUNK.fullmatch(name) or is_shard(name))
+    named = [info.get(kind) for kind in ("mesh", "skeletons", "segment_properties")]
+    return any(isinstance(place, str) and place and file.startswith(f"{place}/") for place in named)
+
+
+def is_shard(file: str) -> bool:
+    """Whether a file holds many chunks, and is read in parts."""
+    return _SHARD.fullmatch(file.rpartition("/")[2]) is not None
 
 
 def raw_chunk(voxels: npt.NDArray[Any]) -> bytes:

@@ -78,9 +78,9 @@ def array(pyramid: Pyramid, level: Level) -> dict[str, Any]:
     }
 
 
-def parse_chunk_key(text: str, pyramid: Pyramid, level: Level) -> Box | None:
+def parse_chunk_key(text: str, channels: int, level: Level) -> Box | None:
     """The voxels of the chunk of that key, which may reach beyond the volume; None if there is no such chunk."""
-    match = (_CHANNEL_CHUNK if pyramid.channels > 1 else _CHUNK).fullmatch(text)
+    match = (_CHANNEL_CHUNK if channels > 1 else _CHUNK).fullmatch(text)
     if match is None:
         return None
     z, y, x = map(int, match.groups())

@@ -60,6 +60,15 @@ def ranged(value: bytes | memoryview, header: str | None) -> Response:
     return response
 
 
+def first_and_last(header: str | None) -> tuple[int, int] | None:
+    """The first and the last byte of a Range header that names both; None for any other, which may be ignored."""
+    match = _RANGE.fullmatch(header.strip()) if header else None
+    if match is None or not (match.group(1) and match.group(2)):
+        return None
+    first, last = int(match.group(1)), int(match.group(2))
+    return (first, last) if first <= last else None
+
+
 def accepts_gzip(header: str | None) -> bool:
     """Whether an Accept-Encoding header allows gzip (RFC 9110, 12.5.3); without the header plain bytes are safe."""
     for part in header.lower().split(",") if header else ():

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from starlette.responses import Response
 
 from app.core.errors import Absent
-from app.core.pyramid import Pyramid
+from app.core.pyramid import Level, Pyramid
 from app.datatypes.chunks import Chunks
+from app.datatypes.imageblk.chunks import ImageChunks
+from app.datatypes.imageblk.published import PublishedChunks
 from app.datatypes.labelmap import mapping
 from app.datatypes.labelmap.chunks import LabelChunks
+from app.formats import precomputed
 from app.routes import answers
 from app.routes.request import Request
 
@@ -20,6 +24,10 @@ from app.routes.request import Request
 async def chunks_of(request: Request, *, supervoxels: bool = False) -> Chunks:
     """The chunks of the request's data at its snapshot: bodies, or supervoxels, of labels."""
     service, snapshot = request.service, await request.head()
+    if request.data.instance.settings.get("source"):
+        return PublishedChunks(request.data, service.workers)
+    if request.data.instance.typename != "labelmap":
+        return ImageChunks(request.data, snapshot, service.workers)
     applied = mapping.IDENTITY if supervoxels else await mapping.load(snapshot)
     return LabelChunks(request.data, snapshot, applied, service.workers, service.settings.max_answer_bytes)
 
@@ -32,7 +40,16 @@ async def pyramid_of(request: Request, chunks: Chunks) -> Pyramid:
     return pyramid
 
 
-def json_file(request: Request, value: dict[str, Any]) -> Response:
+async def level_of(request: Request, chunks: Chunks, folder: str) -> tuple[int, Level]:
+    """The scale that a folder `s0`, `s1` ... holds."""
+    scale = precomputed.parse_scale_key(folder)
+    level = None if scale is None else await chunks.level(scale)
+    if scale is None or level is None:
+        raise no_such_file(request, request.path["file"])
+    return scale, level
+
+
+def json_file(request: Request, value: Mapping[str, Any]) -> Response:
     """A small file of JSON.
 
     It depends on settings that are not versioned (resolution), so its ETag names its content and it is never final.

@@ -15,10 +15,10 @@ from starlette.responses import Response
 
 from app.core.errors import Absent
 from app.datatypes.chunks import Chunks
-from app.formats import precomputed, zarr
+from app.formats import zarr
 from app.routes import answers
 from app.routes.endpoint import endpoint
-from app.routes.plain import chunks_of, json_file, no_such_file, pyramid_of
+from app.routes.plain import chunks_of, json_file, level_of, no_such_file, pyramid_of
 from app.routes.request import Request
 
 
@@ -31,17 +31,13 @@ async def get_zarr(request: Request) -> Response:
 async def answer(request: Request, chunks: Chunks) -> Response:
     """The file of a zarr hierarchy that the request's path names."""
     file = request.path["file"]
-    pyramid = await pyramid_of(request, chunks)
     if file == zarr.METADATA:
-        return json_file(request, zarr.group(pyramid, request.data.instance.name))
+        return json_file(request, zarr.group(await pyramid_of(request, chunks), request.data.instance.name))
     folder, _, key = file.partition("/")
-    scale = precomputed.parse_scale_key(folder)
-    if scale is None or scale >= len(pyramid.levels):
-        raise no_such_file(request, file)
-    level = pyramid.levels[scale]
+    scale, level = await level_of(request, chunks, folder)
     if key == zarr.METADATA:
-        return json_file(request, zarr.array(pyramid, level))
-    box = zarr.parse_chunk_key(key, pyramid, level)
+        return json_file(request, zarr.array(await pyramid_of(request, chunks), level))
+    box = zarr.parse_chunk_key(key, chunks.channels, level)
     if box is None:
         raise no_such_file(request, file)
     chunk = await chunks.zarr(scale, box)

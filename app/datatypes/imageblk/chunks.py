@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from app.core.geometry import Box
-from app.core.pyramid import Pyramid, levels
+from app.core.pyramid import Level, Pyramid, levels
 from app.core.work import Workers
 from app.datatypes import voxels
 from app.datatypes.chunks import voxel_size
@@ -32,6 +32,7 @@ class ImageChunks:
         self._workers = workers
         self._image = image_of(data)
         self.encoding = "jpeg" if self._image.compression.startswith("jpeg") else "raw"
+        self.channels = _CHANNELS if self._image.kind.is_color else 1
 
     async def pyramid(self) -> Pyramid | None:
         """The one scale of the version's extents; None if nothing has been written yet."""
@@ -41,9 +42,12 @@ class ImageChunks:
         kind = self._image.kind
         first, last = (low[2], low[1], low[0]), (high[2], high[1], high[0])
         scales = levels(first, last, self._image.block, voxel_size(self._data.instance.settings), 1)
-        if kind.is_color:
-            return Pyramid("uint8", scales, _CHANNELS)
-        return Pyramid(kind.dtype.name, scales)
+        return Pyramid("uint8" if kind.is_color else kind.dtype.name, scales, self.channels)
+
+    async def level(self, scale: int) -> Level | None:
+        """One scale; None if there is no such scale, or nothing has been written yet."""
+        pyramid = await self.pyramid()
+        return pyramid.levels[scale] if pyramid is not None and scale < len(pyramid.levels) else None
 
     async def precomputed(self, scale: int, box: Box, in_gzip: bool) -> bytes | memoryview | None:
         """The chunk that is one block; None if it was never written."""

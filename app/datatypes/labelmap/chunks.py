@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.core.geometry import Box
-from app.core.pyramid import Pyramid, levels
+from app.core.pyramid import Level, Pyramid, levels
 from app.core.work import Workers
 from app.datatypes import voxels
 from app.datatypes.chunks import voxel_size
@@ -17,6 +17,7 @@ class LabelChunks:
     """Chunks that are blocks: each is encoded straight from its stored block, and remembered."""
 
     encoding = "compressed_segmentation"
+    channels = 1
 
     def __init__(self, data: Data, snapshot: Snapshot, mapping: Mapping, workers: Workers, limit_bytes: int) -> None:
         self._data = data
@@ -35,6 +36,11 @@ class LabelChunks:
         first, last = (low[2], low[1], low[0]), (high[2], high[1], high[0])
         scales = levels(first, last, self._block, voxel_size(settings), settings["max_scale"] + 1)
         return Pyramid("uint64", scales, is_labels=True)
+
+    async def level(self, scale: int) -> Level | None:
+        """One scale; None if there is no such scale, or nothing has been written yet."""
+        pyramid = await self.pyramid()
+        return pyramid.levels[scale] if pyramid is not None and scale < len(pyramid.levels) else None
 
     async def precomputed(self, scale: int, box: Box, in_gzip: bool) -> bytes | memoryview | None:
         """Compressed segmentation of a box; None if none of its blocks exists.
