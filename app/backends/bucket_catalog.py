@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 import uuid
 from collections.abc import Sequence
 
@@ -17,10 +18,19 @@ from app.core.errors import Conflict, StoreUnavailable
 
 #: How often a commit that met another one is tried again before the caller hears of it.
 ATTEMPTS = 12
+#: A store that fails is asked so often, and not again once its time-out has passed since the first attempt.
+FAILURES = 3
+#: A commit leaves a mark, by which it is known if its answer was lost; marks of the hours before the last one go.
+MARK = b"commit/"
+MARK_SECONDS = 3600
+
+
+class _Stale(Conflict):
+    """A revision is not the one given: trying again is of no use."""
 
 
 class BucketCatalog:
-    """Documents under `doc/{collection}\\0{name}`, each with the nonce of the commit that wrote it."""
+    """Documents under `doc/{collection}\\0{name}`, each with the nonce of the commit that wrote it as its revision."""
 
     def __init__(self, store: Store, folder: str = "catalog/") -> None:
         self._store = store
@@ -54,26 +64,39 @@ class BucketCatalog:
 
     async def commit(self, changes: Sequence[Change]) -> None:
         """Apply all changes, or none."""
+        if not changes:
+            return
         nonce = uuid.uuid4().hex
+        hour = int(time.time()) // MARK_SECONDS
+        mark = MARK + hour.to_bytes(8, "big") + nonce.encode()
+        old = MARK, MARK + (hour - 1).to_bytes(8, "big")
         writes = {
             _key(change.path): None if change.data is None else orjson.dumps({"r": nonce, "d": change.data})
             for change in changes
         }
+        failures, begun = 0, time.monotonic()
         for attempt in range(ATTEMPTS):
-            present = dict(zip(writes, await self._read(list(writes)), strict=True))
-            if attempt and any(_revision(present[key]) == nonce for key, value in writes.items() if value is not None):
-                return  # the reply of an earlier attempt was lost, not the commit
-            for change in changes:
-                if change.revision is not None and _revision(present[_key(change.path)]) != change.revision:
-                    raise Conflict(f"catalog document {change.path} was changed by somebody else")
             try:
                 async with self._store.exclusively(self._map.lock_path):
-                    await self._map.commit(writes, unchanged=present)
-                return
-            except (Conflict, StoreUnavailable) as error:
-                if attempt == ATTEMPTS - 1 or (isinstance(error, StoreUnavailable) and attempt > 1):
+                    *present, landed = await self._read([*writes, mark])
+                    if landed is not None:
+                        return  # the answer of an earlier attempt was lost, not the commit
+                    unchanged = dict(zip(writes, present, strict=True))
+                    for change in changes:
+                        if change.revision is not None and _revision(unchanged[_key(change.path)]) != change.revision:
+                            raise _Stale(f"catalog document {change.path} was changed by somebody else")
+                    await self._map.commit({**writes, mark: b""}, [old], unchanged=unchanged)
+                    return
+            except _Stale:
+                raise
+            except Conflict:
+                if attempt == ATTEMPTS - 1:
                     raise
-                await asyncio.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))
+            except StoreUnavailable:
+                failures += 1
+                if failures == FAILURES or time.monotonic() - begun > self._store.options.timeout_seconds:
+                    raise
+            await asyncio.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))
 
     async def close(self) -> None:
         """Nothing is held open."""
@@ -87,7 +110,7 @@ class BucketCatalog:
         if fingerprint is None:
             return None
         if self._seen is None or self._seen[0] != fingerprint:
-            self._seen = fingerprint, await self._map.at(await self._map.generation())
+            self._seen = fingerprint, await self._map.at(await self._map.generation(fingerprint))
         return self._seen[1]
 
 

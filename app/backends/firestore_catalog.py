@@ -7,9 +7,12 @@ lists and unsigned integers. A commit is one batch in which every document carri
 
 from __future__ import annotations
 
+import asyncio
+import random
+import time
 import uuid
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import orjson
 from google.api_core import exceptions
@@ -19,8 +22,24 @@ from google.cloud import firestore
 from app.backends.catalog import NEW, Change, Document
 from app.core.errors import Conflict, StoreUnavailable
 
-#: What the loser of a race gets; `Conflict` is the parent of AlreadyExists and Aborted.
-_LOST = (exceptions.Conflict, exceptions.FailedPrecondition, exceptions.NotFound)
+T = TypeVar("T")
+
+#: A precondition was not met, and nothing was changed.
+_LOST = (exceptions.AlreadyExists, exceptions.FailedPrecondition, exceptions.NotFound)
+#: Nothing was changed because of others who were at it; the same commit may succeed a moment later.
+_CONTENTION = exceptions.Aborted
+#: Worth asking again; a commit that failed so may have been carried out.
+_PASSING = (
+    exceptions.ServerError,
+    exceptions.Unknown,
+    exceptions.Cancelled,
+    exceptions.TooManyRequests,
+    exceptions.RetryError,
+)
+#: How often contention is tried again before the caller hears of it.
+ATTEMPTS = 12
+#: How often a store that fails is asked, and not again once the time-out has passed since the first attempt.
+FAILURES = 4
 
 
 class FirestoreCatalog:
@@ -42,47 +61,83 @@ class FirestoreCatalog:
         if not paths:
             return []
         names = {self._reference(path).path: path for path in paths}
-        found: dict[str, Document] = {}
-        try:
+
+        async def ask() -> dict[str, Document]:
             references = [self._reference(path) for path in names.values()]
-            async for snapshot in self._client.get_all(references, timeout=self._timeout):
-                if snapshot.exists:
-                    path = names[snapshot.reference.path]
-                    found[path] = _document(path, snapshot)
-        except exceptions.GoogleAPICallError as error:
-            raise StoreUnavailable(f"firestore: {error}") from error
+            return {
+                names[snapshot.reference.path]: _document(names[snapshot.reference.path], snapshot)
+                async for snapshot in self._client.get_all(references, retry=None, timeout=self._timeout)
+                if snapshot.exists
+            }
+
+        found = await self._patiently(ask)
         return [found.get(path) for path in paths]
 
     async def list(self, collection: str) -> list[Document]:
         """All documents directly in a collection."""
         query = self._client.collection("/".join([self._root, *map(_escape, collection.split("/"))]))
-        try:
-            found = [
+
+        async def ask() -> list[Document]:
+            return [
                 _document(f"{collection}/{_unescape(snapshot.id)}", snapshot)
-                async for snapshot in query.stream(timeout=self._timeout)
+                async for snapshot in query.stream(retry=None, timeout=self._timeout)
             ]
-        except exceptions.GoogleAPICallError as error:
-            raise StoreUnavailable(f"firestore: {error}") from error
-        return sorted(found, key=lambda document: document.name)
+
+        return sorted(await self._patiently(ask), key=lambda document: document.name)
 
     async def commit(self, changes: Sequence[Change]) -> None:
         """Apply all changes, or none, in one batch."""
+        if not changes:
+            return
         nonce = uuid.uuid4().hex
-        batch = self._client.batch()
-        for change in changes:
-            self._stage(batch, change, nonce)
-        try:
-            await batch.commit(timeout=self._timeout)
-        except exceptions.GoogleAPICallError as error:
-            if await self._landed(changes, nonce):
-                return  # the reply was lost, and a repeated attempt met our own documents
-            if isinstance(error, _LOST):
+        failures, begun = 0, time.monotonic()
+        for attempt in range(ATTEMPTS):
+            batch = self._client.batch()
+            for change in changes:
+                self._stage(batch, change, nonce)
+            try:
+                # The library's own retries would hide whether a refusal is about our own, earlier attempt.
+                async with asyncio.timeout(self._timeout):
+                    await batch.commit(retry=None, timeout=self._timeout)
+                return
+            except _LOST as error:
+                if failures and await self._landed(changes, nonce):
+                    return
                 raise Conflict(f"catalog: {error}") from error
-            raise StoreUnavailable(f"firestore: {error}") from error
+            except _CONTENTION as error:
+                if attempt == ATTEMPTS - 1:
+                    raise Conflict(f"catalog: {error}") from error
+            except (*_PASSING, TimeoutError) as error:
+                failures += 1
+                if await self._landed(changes, nonce):
+                    return
+                if failures == FAILURES or time.monotonic() - begun > self._timeout:
+                    raise StoreUnavailable(f"firestore: {error}") from error
+            except exceptions.GoogleAPICallError as error:
+                raise StoreUnavailable(f"firestore: {error}") from error
+            await asyncio.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 6)))
 
     async def close(self) -> None:
         """Close the connection."""
         self._client.close()  # type: ignore[no-untyped-call]
+        if (api := self._client._firestore_api_internal) is not None:
+            await api.transport.close()
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer to a question that may be asked again, within the time-out."""
+        failures = 0
+        try:
+            async with asyncio.timeout(self._timeout):
+                while True:
+                    try:
+                        return await ask()
+                    except (*_PASSING, _CONTENTION):
+                        failures += 1
+                        if failures == FAILURES:
+                            raise
+                    await asyncio.sleep(random.uniform(0, 0.05 * 2**failures))
+        except (exceptions.GoogleAPICallError, exceptions.RetryError, TimeoutError) as error:
+            raise StoreUnavailable(f"firestore: {error or 'no answer in time'}") from error
 
     def _stage(self, batch: Any, change: Change, nonce: str) -> None:
         reference = self._reference(change.path)
@@ -102,13 +157,20 @@ class FirestoreCatalog:
             batch.update(reference, fields, option=option)
 
     async def _landed(self, changes: Sequence[Change], nonce: str) -> bool:
-        """Whether a commit of ours is there: its documents carry its nonce."""
+        """Whether a commit whose answer was lost is there: its documents carry its nonce, or are gone."""
         kept = [change.path for change in changes if change.data is not None]
+        references = [self._reference(path) for path in kept or [change.path for change in changes]]
+
+        async def ask() -> bool:
+            snapshots = [each async for each in self._client.get_all(references, retry=None, timeout=self._timeout)]
+            if not kept:
+                return not any(snapshot.exists for snapshot in snapshots)
+            return any(snapshot.exists and snapshot.get("nonce") == nonce for snapshot in snapshots)
+
         try:
-            snapshot = await self._reference(kept[0]).get(timeout=self._timeout) if kept else None
-        except exceptions.GoogleAPICallError:
+            return await self._patiently(ask)
+        except StoreUnavailable:
             return False
-        return bool(snapshot is not None and snapshot.exists and snapshot.get("nonce") == nonce)
 
     def _reference(self, path: str) -> Any:
         return self._client.document("/".join([self._root, *map(_escape, path.split("/"))]))

@@ -7,14 +7,13 @@ maps (the versions of an instance) share nodes.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorstore as ts
 
-from app.backends.store import Store, classify
-from app.core.errors import StoreUnavailable
+from app.backends.store import Store
+from app.core.errors import Conflict, StoreUnavailable
 
 MANIFEST = "manifest.ocdbt"
 
@@ -55,7 +54,8 @@ class OrderedMap:
         """Bytes that change with every commit; None while the map does not exist."""
         if self._numbered:
             names = await self._manifests()
-            return names[-1].encode() if MANIFEST in names else None
+            # The first object alone is a map whose making was cut short.
+            return names[-1].encode() if len(names) > 1 and names[0] == MANIFEST else None
         return await self.store.read(self._manifest + MANIFEST)
 
     async def _manifests(self) -> list[str]:
@@ -67,8 +67,14 @@ class OrderedMap:
             self._newest = names[-1]  # the next look begins here, not at the first generation
         return names
 
-    async def generation(self) -> int:
-        """The newest generation."""
+    def fingerprint_of(self, generation: int) -> bytes | None:
+        """The fingerprint of a generation while it is the newest; None where only the manifest can tell."""
+        return f"manifest.{generation:016x}".encode() if self._numbered else None
+
+    async def generation(self, fingerprint: bytes) -> int:
+        """The newest generation; not older than this fingerprint, which was just taken."""
+        if self._numbered:
+            return int(fingerprint.rpartition(b".")[2], 16)
         folder = await self.store.folder(self._manifest)
         manifest = await self.store.guard(ts.ocdbt.dump(folder, context=self.store.context))
         return int(manifest["versions"][-1]["generation_number"])
@@ -94,20 +100,17 @@ class OrderedMap:
         transaction = ts.Transaction(atomic=True, repeatable_read=True)
         try:
             staged = self._writable.with_transaction(transaction)
-            keys = list(unchanged)
-            answers = await self.store.guard(asyncio.gather(*[staged.read(key) for key in keys]))
-            for key, answer in zip(keys, answers, strict=True):
-                value = bytes(answer.value) if answer.state == "value" else None
-                if value != unchanged[key]:
-                    raise ValueError(f"ABORTED: {key!r} was changed by another writer")
+            values = await read_many(self.store, staged, unchanged)
+            for (key, expected), value in zip(unchanged.items(), values, strict=True):
+                if value != expected:
+                    raise Conflict(f"{key!r} was changed by another writer")
             for first, last in ranges:
-                await self.store.guard(staged.delete_range(ts.KvStore.KeyRange(first, last)))
+                if first < last:  # for TensorStore a range to the empty key is one without an end
+                    await self.store.guard(staged.delete_range(ts.KvStore.KeyRange(first, last)))
             for key, value in writes.items():
                 # Staging is synchronous; the answers of one atomic transaction come with its commit.
                 staged.write(key, value)
             await self.store.guard(transaction.commit_async())
-        except ValueError as error:
-            raise classify(error) from error
         finally:
             transaction.abort()
 
@@ -122,11 +125,19 @@ class OrderedMap:
             await self.store.create(self._manifest + name, manifest)
 
     async def create_empty(self) -> None:
-        """Start this map without keys."""
-        await self.commit({b"state/created": b""}, unchanged={})
+        """Start this map without keys of anybody's; `Conflict` if it is there already."""
+        await self.commit({b"state/created": b""}, unchanged={b"state/created": None})
+
+
+async def _all(answers: Sequence[Any]) -> list[Any]:
+    """Answers under way, waited for from the last: most of the others have then come without an await of their own."""
+    for answer in reversed(answers):
+        if not answer.done():
+            await answer
+    return [answer.result() for answer in answers]
 
 
 async def read_many(store: Store, kvstore: ts.KvStore, keys: Iterable[bytes]) -> list[bytes | None]:
     """The values of several keys of one snapshot, None where absent, read at once."""
-    answers = await store.guard(asyncio.gather(*[kvstore.read(key) for key in keys]))
+    answers = await store.guard(_all([kvstore.read(key) for key in keys]))
     return [bytes(answer.value) if answer.state == "value" else None for answer in answers]

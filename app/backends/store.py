@@ -10,9 +10,10 @@ import asyncio
 import fcntl
 import os
 from collections.abc import AsyncIterator, Awaitable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, urlsplit
 
 import tensorstore as ts
@@ -21,8 +22,12 @@ from app.core.errors import Conflict, DvidError, Invalid, StoreUnavailable
 
 T = TypeVar("T")
 
-#: A TensorStore error that starts with one of these means that another writer was first.
-LOST_RACES = ("ABORTED", "ALREADY_EXISTS", "FAILED_PRECONDITION")
+#: A TensorStore error that starts with this means that another writer was first. (A failed precondition does not: it
+#: stands for things like a file where a folder should be, and a lost compare-and-swap is no error but an empty stamp.)
+LOST_RACE = "ABORTED"
+
+#: Threads that wait for a file lock hold nothing else, and so must not keep those from working who have one.
+_waiting = ThreadPoolExecutor(32, thread_name_prefix="lock")
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class StoreOptions:
 def classify(error: Exception) -> DvidError:
     """The error of ours that a TensorStore exception stands for."""
     text = str(error)
-    if text.startswith(LOST_RACES):
+    if text.startswith(LOST_RACE):
         return Conflict(text)
     return StoreUnavailable(text.split(" [", 1)[0])
 
@@ -117,13 +122,15 @@ class Store:
     async def guard(self, answer: Awaitable[T]) -> T:
         """Wait for a TensorStore answer, no longer than the time-out, and raise errors as ours."""
         try:
+            if isinstance(answer, ts.Future) and answer.done():  # spares a round through the event loop
+                return cast(T, answer.result())
             if not self.is_remote:
                 return await answer
             async with asyncio.timeout(self.options.timeout_seconds):
                 return await answer
         except TimeoutError:
             raise StoreUnavailable(f"{self.url} did not answer in {self.options.timeout_seconds:g} s") from None
-        except ValueError as error:
+        except (ValueError, LookupError, NotImplementedError, OSError) as error:
             raise classify(error) from error
 
     async def folder(self, path: str) -> ts.KvStore:
@@ -168,14 +175,24 @@ class Store:
         if self.scheme != "file":
             yield
             return
-        name = self.prefix + path
-        os.makedirs(os.path.dirname(name), exist_ok=True)
-        handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        handle = self._lock_file(self.prefix + path)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                await asyncio.to_thread(fcntl.flock, handle, fcntl.LOCK_EX)
+                # Whoever is cancelled here closes the file, and the kernel drops the lock with the waiting call.
+                await asyncio.get_running_loop().run_in_executor(_waiting, fcntl.flock, handle, fcntl.LOCK_EX)
             yield
         finally:
             os.close(handle)
+
+    def _lock_file(self, name: str) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        try:
+            try:
+                return os.open(name, flags, 0o666)
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(name), exist_ok=True)
+                return os.open(name, flags, 0o666)
+        except OSError as error:
+            raise StoreUnavailable(f"{self.url}: {error.strerror}") from error

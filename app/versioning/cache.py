@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-#: What an entry costs beside its bytes: the key, the dictionary, the links of the order.
+#: What an entry costs beside its bytes: the key's object, the dictionary, the links of the order.
 ENTRY_BYTES = 400
+
+
+class _Entry:
+    """The facets of one key, each with its size, and the size of all."""
+
+    __slots__ = ("facets", "size_bytes")
+
+    def __init__(self, size_bytes: int) -> None:
+        self.facets: dict[Any, tuple[Any, int]] = {}
+        self.size_bytes = size_bytes
 
 
 class Cache:
@@ -18,7 +28,7 @@ class Cache:
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
-        self._entries: OrderedDict[tuple[int, bytes], tuple[dict[Any, Any], list[int]]] = OrderedDict()
+        self._entries: OrderedDict[tuple[int, bytes], _Entry] = OrderedDict()
         self.size_bytes = 0
         self._scopes = 0
 
@@ -33,24 +43,31 @@ class Cache:
         if entry is None:
             return None
         self._entries.move_to_end((scope, key))
-        return entry[0].get(facet)
+        found = entry.facets.get(facet)
+        return None if found is None else found[0]
 
     def put(self, scope: int, key: bytes, facet: Any, value: Any, size_bytes: int) -> None:
         """Remember a facet, forgetting the least recently used entries when there is no room."""
-        entry = self._entries.get((scope, key))
+        if size_bytes > self._limit // 4:
+            return  # one giant must not drive out everything else
+        place = scope, key
+        entry = self._entries.get(place)
         if entry is None:
-            entry = self._entries[scope, key] = ({}, [ENTRY_BYTES])
-            self.size_bytes += ENTRY_BYTES
-        if facet not in entry[0]:
-            entry[1][0] += size_bytes
-            self.size_bytes += size_bytes
-        entry[0][facet] = value
+            entry = self._entries[place] = _Entry(ENTRY_BYTES + len(key))
+            self.size_bytes += entry.size_bytes
+        else:
+            self._entries.move_to_end(place)
+        known = entry.facets.get(facet)
+        grown = size_bytes - (known[1] if known is not None else 0)
+        entry.facets[facet] = value, size_bytes
+        entry.size_bytes += grown
+        self.size_bytes += grown
         while self.size_bytes > self._limit and self._entries:
-            _, (_, size) = self._entries.popitem(last=False)
-            self.size_bytes -= size[0]
+            _, oldest = self._entries.popitem(last=False)
+            self.size_bytes -= oldest.size_bytes
 
     def drop(self, scope: int, key: bytes) -> None:
         """Forget everything about one key."""
         entry = self._entries.pop((scope, key), None)
         if entry is not None:
-            self.size_bytes -= entry[1][0]
+            self.size_bytes -= entry.size_bytes

@@ -68,11 +68,13 @@ class Data:
         """Apply a mutation; it is durable when this returns. See `Trees.mutate`."""
         datastore, root, version = self.datastore, self.repo.root, self.home.uuid
 
-        async def still_open() -> None:
-            if self.instance.versioned and await datastore.repos.is_locked(root, version):
-                if not by_admin:
-                    raise NotAllowed(f"version {version} is locked")
-                await datastore.repos.touch(root)  # its children must look for a tree here again
+        async def still_open() -> bool:
+            if not self.instance.versioned or not await datastore.repos.is_locked(root, version):
+                return True
+            if not by_admin:
+                raise NotAllowed(f"version {version} is locked")
+            await datastore.repos.touch(root)  # its children must look for a tree here again
+            return False
 
         return await self.trees.mutate(self.folder, self.line, change, still_open=still_open, by_admin=by_admin)
 
@@ -154,9 +156,20 @@ class Datastore:
         return Data(self, repo, version, instance)
 
     async def lock(self, repo: Repo, version: str, note: str, log: list[str]) -> None:
-        """Lock a version: first in the catalog, then in every tree that it owns."""
-        await self.repos.lock(repo.root, version, note, log)
-        repo = (await self.repos.forest()).repos[repo.root]
+        """Lock a version: first in the catalog, then in every tree that it owns.
+
+        Who asks again, after a failure half-way, is told that the version is locked, but the trees are sealed.
+        """
+        try:
+            await self.repos.lock(repo.root, version, note, log)
+        except NotAllowed:
+            if await self.repos.is_locked(repo.root, version):
+                await self._seal(repo.root, version)
+            raise
+        await self._seal(repo.root, version)
+
+    async def _seal(self, root: str, version: str) -> None:
+        repo = (await self.repos.forest()).repos[root]
         await asyncio.gather(
             *[
                 self.trees(instance.store).seal(f"repos/{repo.root}/{instance.uuid}/", version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 from app.backends.catalog import NEW, Catalog, Change
 from app.core.errors import Conflict
@@ -38,13 +39,14 @@ class Counter:
         return self._next or self._first
 
     async def _lease(self, count: int) -> None:
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             (document,) = await self._catalog.get([self._path])
             start = int(document.data["next"]) if document is not None else self._first
             revision = document.revision if document is not None else NEW
             try:
                 await self._catalog.commit([Change(self._path, {"next": start + count}, revision)])
             except Conflict:
+                await asyncio.sleep(random.uniform(0, 0.005 * 2 ** min(attempt, 6)))
                 continue
             if start != self._end:  # somebody else leased in between: leave a gap rather than go back
                 self._next = start

@@ -100,12 +100,15 @@ class Repos:
             "created": created,
             "updated": created,
         }
-        await self._catalog.commit(
-            [
-                Change(f"repos/{root}", data, NEW),
-                Change(f"repos/{root}/versions/{root}", version.document(), NEW),
-            ]
-        )
+        try:
+            await self._catalog.commit(
+                [
+                    Change(f"repos/{root}", data, NEW),
+                    Change(f"repos/{root}/versions/{root}", version.document(), NEW),
+                ]
+            )
+        except Conflict as error:
+            raise NotAllowed(f"a version {root} exists already") from error
         await self.refresh()
         return self._forest.repos[root]
 

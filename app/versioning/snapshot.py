@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -73,7 +73,7 @@ class Snapshot:
 
     async def keys(self, first: bytes, last: bytes) -> list[bytes]:
         """All keys k with first <= k < last, ascending."""
-        if self._kvstore is None:
+        if self._kvstore is None or first >= last:  # for TensorStore a range to the empty key has no end
             return []
         found = await self._store.guard(self._kvstore.list(ts.KvStore.KeyRange(first, last)))
         return sorted(map(bytes, found))
@@ -124,6 +124,8 @@ class Overlay:
 
     def delete_range(self, first: bytes, last: bytes) -> None:
         """Stage the removal of all keys k with first <= k < last."""
+        if first >= last:
+            return
         self.ranges.append((first, last))
         for key in [key for key in self.writes if first <= key < last]:
             del self.writes[key]
@@ -153,10 +155,8 @@ class Overlay:
         if self._staged_keys is None:
             self._staged_keys = sorted(key for key, value in self.writes.items() if value is not None)
         staged = self._staged_keys
-        for key in staged[bisect_left(staged, first) : bisect_left(staged, last)]:
-            if self.writes[key] is not None:
-                insort(found, key)
-        return found
+        between = staged[bisect_left(staged, first) : bisect_left(staged, last)]
+        return sorted(found + [key for key in between if self.writes[key] is not None]) if between else found
 
     def absorb(self, above: Overlay) -> None:
         """Take over what a successful mutation staged on top of this overlay."""

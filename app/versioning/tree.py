@@ -5,21 +5,29 @@
 
 A version without a tree of its own reads its nearest ancestor's. Its first write copies that manifest (create-only,
 so racing pods agree). Mutations queue up, run one after another on one snapshot, and commit together; every commit
-reads and writes the tree's sequence number, so two commits that did not see each other cannot both succeed.
+reads and writes the tree's sequence number, so two commits that did not see each other cannot both succeed, and a
+commit that succeeds is the very next generation.
+
+Locking a version seals the trees it has. What keeps a lock from being missed:
+- a version that has a tree but no commit of its own yet asks the catalog before it commits: either that finds the
+  lock, or the lock comes later and finds the tree;
+- a tree is sealed, if its lock did not come to that, before it is copied for a child.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from app.backends.ocdbt import OrderedMap
+from app.backends.ocdbt import MANIFEST, OrderedMap
 from app.backends.store import Store
 from app.core.errors import Conflict, DvidError, NotAllowed, StoreUnavailable
 from app.versioning import log
@@ -28,14 +36,18 @@ from app.versioning.snapshot import Overlay, Snapshot
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 SEQUENCE = b"state/sequence"
 SEAL = b"state/seal/"
 
 #: A commit that keeps losing to other pods gives up after this many attempts, a few seconds in all.
 ATTEMPTS = 12
+#: A store that fails is asked so often, and not again once its time-out has passed since the first attempt.
+FAILURES = 3
 #: So many mutations at most share a commit; more would only make the first of them wait.
 BATCH = 256
-#: On a bucket a locked version is looked at again this seldom: only an administrator can still change it.
+#: On a bucket a sealed tree is looked at again this seldom: only an administrator can still change it.
 LOCKED_STALENESS_SECONDS = 60.0
 
 
@@ -74,6 +86,17 @@ class _Queued:
     change: Callable[[Mutation], Awaitable[Any]]
     answer: asyncio.Future[Any]
     by_admin: bool
+    still_open: _Guard
+    origin: Tree | None
+
+
+@dataclass
+class _Attempt:
+    """One attempt to commit a batch: by what it is recognised if its answer was lost, and what it would answer."""
+
+    nonce: bytes
+    first: int
+    outcomes: list[Any]
 
 
 class Tree:
@@ -83,20 +106,26 @@ class Tree:
         self._store = store
         self._cache = cache
         self.version = version
-        self.map = OrderedMap(store, folder, f"{folder}trees/{quote(version, safe='')}/")
+        self.map = OrderedMap(store, folder, _folder(folder, version))
         self._head: Snapshot | None = None
         self._fingerprint: bytes | None = None
         self._looked = float("-inf")
         self._queue: list[_Queued] = []
         self._committer: asyncio.Task[None] | None = None
         self._is_committing = False
+        self._seal = SEAL + version.encode()
 
     async def head(self, max_staleness: float) -> Snapshot | None:
         """The newest snapshot, or None while this version has no tree of its own."""
-        if self._is_committing and self._head is not None:
-            return self._head
-        if max_staleness and time.monotonic() - self._looked < max_staleness:
-            return self._head
+        head = self._head
+        if head is not None and self._is_committing and self._store.scheme == "file":
+            return head  # whoever commits holds the lock of the tree: nobody else can have changed it
+        if max_staleness:
+            age = time.monotonic() - self._looked
+            if age < max_staleness:
+                return head
+            if head is not None and age < LOCKED_STALENESS_SECONDS and await self._is_sealed(head):
+                return head
         return await self._look()
 
     async def at(self, generation: int) -> Snapshot:
@@ -104,14 +133,16 @@ class Tree:
         head = await self._look()
         if head is None or not 0 < generation <= head.generation:
             raise NotAllowed(f"there is no generation {generation} of this version")
+        if generation == head.generation:
+            return head
         kvstore = await self.map.at(generation)
         return Snapshot(self._store, kvstore, generation, self._cache, self._cache.new_scope())
 
-    async def mutate(self, line: Line, origin: Tree | None, guard: _Guard, queued: _Queued) -> Any:
+    async def mutate(self, queued: _Queued) -> Any:
         """Queue a mutation and wait until it is committed."""
         self._queue.append(queued)
         if self._committer is None or self._committer.done():
-            self._committer = asyncio.create_task(self._work(origin, guard))
+            self._committer = asyncio.create_task(self._work())
         return await queued.answer
 
     async def drain(self) -> None:
@@ -121,153 +152,209 @@ class Tree:
 
     async def seal(self) -> None:
         """Refuse mutations from now on, also those that other pods have under way."""
-        key = SEAL + self.version.encode()
+        head = await self.head(0)
+        if head is not None and await self._is_sealed(head):
+            return
 
         async def change(mutation: Mutation) -> None:
-            mutation.put(key, b"")
+            if await mutation.get(self._seal) is None:
+                mutation.put(self._seal, b"")
             mutation.record(log.Record("seal", self.version))
 
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await self.mutate(Line((self.version,), True), None, _allow, _Queued(change, answer, True))
+        await self.mutate(_Queued(change, answer, True, _sealing, None))
+
+    async def _is_sealed(self, snapshot: Snapshot) -> bool:
+        return await snapshot.get(self._seal) is not None
 
     async def _look(self) -> Snapshot | None:
         looked = time.monotonic()
         fingerprint = await self.map.fingerprint()
         if fingerprint is None or (fingerprint == self._fingerprint and self._head is not None):
-            self._looked = looked
+            self._looked = max(looked, self._looked)
             return self._head
-        await self._install(fingerprint, None)
-        self._looked = looked
-        return self._head
-
-    async def _install(self, fingerprint: bytes | None, own: Overlay | None) -> None:
-        """Make the newest generation the head; `own` is what this process wrote to make it."""
-        generation = await self.map.generation()
+        generation = await self.map.generation(fingerprint)
         head = self._head
         if head is None or generation > head.generation:
             kvstore = await self.map.at(generation)
             head = self._head  # another task may have been here meanwhile
         if head is None or generation > head.generation:
-            scope = None
-            if head is not None:
-                is_successor = own is not None and generation == head.generation + 1 and not own.ranges
-                scope, head.scope = (head.scope if is_successor else None), None
-            if scope is None:
-                scope = self._cache.new_scope()
-            elif own is not None:
-                for key in own.writes:
-                    self._cache.drop(scope, key)
-            self._head = Snapshot(self._store, kvstore, generation, self._cache, scope)
-        self._fingerprint = fingerprint
+            self._install(Snapshot(self._store, kvstore, generation, self._cache, self._cache.new_scope()))
+        if self._head is not None and generation == self._head.generation:
+            self._fingerprint = fingerprint
+        self._looked = max(looked, self._looked)
+        return self._head
 
-    async def _work(self, origin: Tree | None, guard: _Guard) -> None:
+    def _install(self, head: Snapshot) -> None:
+        if self._head is not None:
+            self._head.scope = None
+        self._head, self._fingerprint = head, self.map.fingerprint_of(head.generation)
+
+    async def _succeed(self, base: Snapshot, staged: Overlay) -> None:
+        """Make the generation that this process has just committed on top of `base` the head."""
+        generation = base.generation + 1
+        kvstore = await self.map.at(generation)
+        if self._head is not base:  # a reader came first, or somebody is further already
+            if self._head is not None and self._head.generation >= generation:
+                return
+            scope = self._cache.new_scope()
+        elif staged.ranges or base.scope is None:
+            scope = self._cache.new_scope()
+        else:  # what was not written is as it was, and stays remembered
+            scope = base.scope
+            for key in staged.writes:
+                self._cache.drop(scope, key)
+        self._install(Snapshot(self._store, kvstore, generation, self._cache, scope))
+
+    async def _work(self) -> None:
         while self._queue:
             batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
             batch = [queued for queued in batch if not queued.answer.done()]
             try:
-                await self._commit(batch, origin, guard)
+                if batch:
+                    await self._commit(batch)
             except DvidError as error:
-                for queued in batch:
-                    _fail(queued.answer, error)
+                _fail(batch, error)
+            except Exception as error:
+                logger.exception("a commit to %s failed", self.map.lock_path)
+                _fail(batch, StoreUnavailable(f"the commit failed: {error!r}"))
             except BaseException as error:
-                for queued in batch:
-                    _fail(queued.answer, StoreUnavailable(f"the commit failed: {error!r}"))
+                _fail([*batch, *self._queue], StoreUnavailable(f"the server is being stopped: {error!r}"))
+                self._queue = []
                 raise
             await asyncio.sleep(0)
 
-    async def _commit(self, batch: Sequence[_Queued], origin: Tree | None, guard: _Guard) -> None:
-        nonce = uuid.uuid4().bytes
+    async def _commit(self, batch: Sequence[_Queued]) -> None:
+        tried: list[_Attempt] = []
         outcomes: list[Any] = []
-        first = 0
+        failures, begun = 0, time.monotonic()
         for attempt in range(ATTEMPTS):
-            async with self._store.exclusively(self.map.lock_path):
-                await self._create(origin, guard)
-                snapshot = await self._look()
-                assert snapshot is not None
-                if attempt and await self._landed(snapshot, nonce, first):
-                    break
-                self._is_committing = True
-                try:
-                    staged, outcomes, first = await self._stage(snapshot, batch, nonce)
-                    if not staged.writes and not staged.ranges:
-                        break
-                    await self.map.commit(
-                        staged.writes, staged.ranges, unchanged={SEQUENCE: await snapshot.get(SEQUENCE)}
-                    )
-                    await self._install(await self.map.fingerprint(), staged)
-                    self._looked = time.monotonic()
-                    break
-                except (Conflict, StoreUnavailable) as error:
-                    if attempt == ATTEMPTS - 1 or (isinstance(error, StoreUnavailable) and attempt >= 2):
-                        raise
-                finally:
-                    self._is_committing = False
+            try:
+                outcomes = await self._attempt(batch, tried)
+                break
+            except Conflict:
+                if attempt == ATTEMPTS - 1:
+                    raise
+            except StoreUnavailable:
+                failures += 1
+                if failures == FAILURES or time.monotonic() - begun > self._store.options.timeout_seconds:
+                    raise
             await asyncio.sleep(random.uniform(0, 0.005 * 2 ** min(attempt, 7)))
         for queued, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, BaseException):
-                _fail(queued.answer, outcome)
+                _fail([queued], outcome)
             elif not queued.answer.done():
                 queued.answer.set_result(outcome)
 
-    async def _create(self, origin: Tree | None, guard: _Guard) -> None:
-        """Give this version a tree if it has none, and then make sure that it was not locked meanwhile."""
-        if self._fingerprint is not None or await self.map.fingerprint() is not None:
+    async def _attempt(self, batch: Sequence[_Queued], tried: list[_Attempt]) -> list[Any]:
+        """Stage and commit a batch, unless an earlier attempt is found to have succeeded; the answers of all."""
+        async with self._store.exclusively(self.map.lock_path):
+            await self._create(next((queued.origin for queued in batch if queued.origin is not None), None))
+            base = await self._look()
+            if base is None:
+                raise StoreUnavailable(f"the tree of version {self.version} is gone")
+            for earlier in tried:
+                record = await base.get(log.key(earlier.first))
+                if record is not None and log.nonce_of(record) == earlier.nonce:
+                    return earlier.outcomes
+            self._is_committing = True
+            try:
+                nonce = uuid.uuid4().bytes
+                staged, outcomes, first = await self._stage(base, batch, nonce)
+                if staged.writes or staged.ranges:
+                    tried.append(_Attempt(nonce, first, outcomes))
+                    looked = time.monotonic()
+                    await self.map.commit(staged.writes, staged.ranges, unchanged={SEQUENCE: await base.get(SEQUENCE)})
+                    self._looked = float("-inf")  # until the new generation is at hand
+                    with suppress(StoreUnavailable):
+                        await self._succeed(base, staged)
+                        self._looked = looked
+                return outcomes
+            finally:
+                self._is_committing = False
+
+    async def _create(self, origin: Tree | None) -> None:
+        """Give this version a tree if it has none."""
+        if self._head is not None or await self.map.fingerprint() is not None:
             return
         if origin is None:
-            try:
+            with suppress(Conflict):  # another pod made it
                 await self.map.create_empty()
-            except Conflict:
-                return  # another pod made it
         else:
+            await origin.seal()
             await self.map.branch_from(origin.map)
-        await guard()
 
-    async def _stage(
-        self, snapshot: Snapshot, batch: Sequence[_Queued], nonce: bytes
-    ) -> tuple[Overlay, list[Any], int]:
+    async def _stage(self, base: Snapshot, batch: Sequence[_Queued], nonce: bytes) -> tuple[Overlay, list[Any], int]:
         """Run the mutations one after another; a failing one leaves nothing behind and answers its own error."""
-        is_sealed = await snapshot.get(SEAL + self.version.encode()) is not None
-        first = log.sequence_of(await snapshot.get(SEQUENCE)) + 1
-        staged, records = Overlay(snapshot), list[log.Record]()
+        sequence, sealed, begun = await base.get_many([SEQUENCE, self._seal, log.begun_key(self.version)])
+        first = log.sequence_of(sequence) + 1
+        staged, records = Overlay(base), list[log.Record]()
+        refused: dict[bool, NotAllowed] = {}
+        if sealed is not None:
+            refused[False] = NotAllowed(f"version {self.version} is locked")
+        elif begun is None and await self._ask(batch, refused):
+            staged.put(self._seal, b"")
         outcomes: list[Any] = []
         for queued in batch:
-            if is_sealed and not queued.by_admin:
-                outcomes.append(NotAllowed(f"version {self.version} is locked"))
+            if queued.by_admin in refused:
+                outcomes.append(refused[queued.by_admin])
                 continue
-            mutation = Mutation(staged, self.version, snapshot.generation)
+            mutation = Mutation(staged, self.version, base.generation)
             try:
-                outcomes.append(await queued.change(mutation))
+                outcome = await queued.change(mutation)
+                if not mutation.records:
+                    raise AssertionError("a mutation without a log record")
             except Exception as error:  # each mutation answers for itself
                 outcomes.append(error)
                 continue
-            assert mutation.records, "a mutation without a log record"
+            except asyncio.CancelledError as error:
+                if _is_cancelled():
+                    raise
+                outcomes.append(StoreUnavailable(f"the mutation was cancelled: {error!r}"))
+                continue
+            outcomes.append(outcome)
             staged.absorb(mutation)
             records += mutation.records
-        if records:
-            for number, record in enumerate(records, first):
-                staged.put(log.key(number), record.encode(nonce))
-            staged.put(SEQUENCE, log.sequence(first + len(records) - 1, nonce))
-            begun = log.begun_key(self.version)
-            if await snapshot.get(begun) is None:
-                staged.put(begun, log.sequence(first, nonce))
+        if not records:
+            return Overlay(base), outcomes, first
+        for number, record in enumerate(records, first):
+            staged.put(log.key(number), record.encode(nonce))
+        staged.put(SEQUENCE, log.sequence(first + len(records) - 1, nonce))
+        if begun is None:
+            staged.put(log.begun_key(self.version), log.sequence(first, nonce))
         return staged, outcomes, first
 
-    async def _landed(self, snapshot: Snapshot, nonce: bytes, first: int) -> bool:
-        """Whether an attempt whose answer was lost is in the tree after all."""
-        record = await snapshot.get(log.key(first))
-        return record is not None and log.nonce_of(record) == nonce
+    async def _ask(self, batch: Sequence[_Queued], refused: dict[bool, NotAllowed]) -> bool:
+        """Ask the catalog for a lock that found no tree to seal; whether there is one that an administrator passed."""
+        asked, is_locked = set[bool](), False
+        for queued in batch:
+            if queued.still_open is not _sealing and queued.by_admin not in asked:
+                asked.add(queued.by_admin)
+                try:
+                    is_locked |= await queued.still_open() is False
+                except NotAllowed as error:
+                    refused[queued.by_admin] = error
+        return is_locked
 
 
-_Guard = Callable[[], Awaitable[None]]
+#: Asks the catalog whether the version is open. Raises `NotAllowed` if it is locked, or answers False to somebody who
+#: may write all the same.
+_Guard = Callable[[], Awaitable[bool | None]]
 
 
-async def _allow() -> None:
-    return None
+async def _sealing() -> None:
+    """A seal need not ask whether there is a lock."""
 
 
-def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
-    if not answer.done():
-        answer.set_exception(error)
+def _fail(batch: Sequence[_Queued], error: BaseException) -> None:
+    for queued in batch:
+        if not queued.answer.done():
+            queued.answer.set_exception(error)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class Trees:
@@ -283,18 +370,16 @@ class Trees:
     async def head(self, folder: str, line: Line) -> Snapshot:
         """What a version holds now: its own tree's newest snapshot, else its nearest ancestor's."""
         staleness = self.store.max_staleness
-        if staleness and line.is_locked:
-            staleness = LOCKED_STALENESS_SECONDS
-        snapshot = await self._tree(folder, line.version).head(staleness)
+        snapshot = None if line.is_locked else await self._tree(folder, line.version).head(staleness)
         if snapshot is None:
-            owner = await self._ancestor(folder, line)
+            owner = await self._nearest(folder, line)
             snapshot = await owner.head(staleness) if owner is not None else None
         return snapshot or self._empty
 
     async def at(self, folder: str, line: Line, generation: int) -> Snapshot:
         """What a version held at an earlier generation of its tree (or of the tree that it inherits)."""
         own = self._tree(folder, line.version)
-        owner = own if await own.head(0) is not None else await self._ancestor(folder, line)
+        owner = own if await own.head(0) is not None else await self._nearest(folder, line)
         if owner is None:
             raise NotAllowed(f"there is no generation {generation} of this version")
         return await owner.at(generation)
@@ -303,7 +388,7 @@ class Trees:
         """The version whose tree a read at this version sees."""
         if await self._tree(folder, line.version).head(0) is not None:
             return line.version
-        owner = await self._ancestor(folder, line)
+        owner = await self._nearest(folder, line)
         return owner.version if owner is not None else None
 
     async def mutate(
@@ -318,19 +403,23 @@ class Trees:
         """Apply a mutation to a version and return its answer once it is committed.
 
         `change` may run several times, each time on a newer snapshot, and must have no other effect than what it
-        stages. `still_open` raises if the catalog says, asked anew, that the version was locked; it is called when
-        this is the version's first write, which no seal could stop.
+        stages. `still_open` raises `NotAllowed` if the catalog says, asked anew, that the version is locked (or
+        answers False if this mutation may pass all the same); it is called until the version has a first commit,
+        as a lock may have found no tree to seal.
         """
+        if line.is_locked and not by_admin:
+            raise NotAllowed(f"version {line.version} is locked")
         tree = self._tree(folder, line.version)
         has_tree = await tree.head(self.store.max_staleness) is not None
-        origin = None if has_tree else await self._ancestor(folder, line)
+        origin = None if has_tree else await self._nearest(folder, line)
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        return await tree.mutate(line, origin, still_open, _Queued(change, answer, by_admin))  # type: ignore[no-any-return]
+        queued = _Queued(change, answer, by_admin, still_open, origin)
+        return await tree.mutate(queued)  # type: ignore[no-any-return]
 
     async def seal(self, folder: str, version: str) -> None:
         """Seal a version's tree if it has one: the second half of locking a version."""
         tree = self._tree(folder, version)
-        if await tree.map.fingerprint() is not None:
+        if await tree.head(0) is not None:
             await tree.seal()
 
     async def drain(self) -> None:
@@ -343,17 +432,33 @@ class Trees:
             tree = self._trees[folder, version] = Tree(self.store, self._cache, folder, version)
         return tree
 
-    async def _ancestor(self, folder: str, line: Line) -> Tree | None:
-        """The tree of the nearest ancestor that has one; ancestors are locked, so the answer stays."""
+    async def _nearest(self, folder: str, line: Line) -> Tree | None:
+        """The nearest tree among the locked versions of a line: its ancestors', and its own if it is locked itself.
+
+        A locked version gets no tree any more, so the answer stays until the catalog changes. It is asked for afresh:
+        a tree that was missed would be missed for as long.
+        """
         key = (folder, line)
         if key not in self._owners:
+            versions = line.versions if line.is_locked else line.versions[1:]
+            owner, start, count = None, 0, 1
+            while owner is None and start < len(versions):
+                some = versions[start : start + count]
+                found = await asyncio.gather(*[self._exists(folder, version) for version in some])
+                owner = next(
+                    (self._tree(folder, version) for version, is_there in zip(some, found, strict=True) if is_there),
+                    None,
+                )
+                start, count = start + count, min(2 * count, 32)
             if len(self._owners) > 100_000:
                 self._owners.clear()
-            owner = None
-            for version in line.versions[1:]:
-                tree = self._tree(folder, version)
-                if await tree.head(self.store.max_staleness) is not None:
-                    owner = tree
-                    break
             self._owners[key] = owner
         return self._owners[key]
+
+    async def _exists(self, folder: str, version: str) -> bool:
+        """Whether a version has a tree, asked of the store."""
+        return await self.store.read(f"{_folder(folder, version)}{MANIFEST}") is not None
+
+
+def _folder(folder: str, version: str) -> str:
+    return f"{folder}trees/{quote(version, safe='')}/"
