@@ -9,11 +9,13 @@ from app.core.geometry import Box, Triple
 from app.core.work import Workers
 from app.datatypes import DATATYPES, voxels
 from app.datatypes.config import Config
+from app.datatypes.imageblk import read as imageblk_read
+from app.datatypes.imageblk import write as imageblk_write
 from app.datatypes.labelmap import read, write
 from app.datatypes.labelmap.mapping import IDENTITY
 from app.ingest.over_http import looks_like_uuid
 from app.ingest.progress import Extents
-from app.ingest.target import Array, Wanted
+from app.ingest.target import LABELS, Array, Wanted
 from app.versioning.datastore import Data, Datastore
 from app.versioning.graph import Instance, Repo
 from app.versioning.log import Record
@@ -40,10 +42,18 @@ class DirectTarget:
     async def read(self, box: Box) -> Array:
         """What is there."""
         snapshot = await self.data.head()
+        if self.typename != LABELS:
+            return await imageblk_read.volume(self.data, snapshot, self._workers, box, box.count * 8)
         return await read.volume(self.data, snapshot, 0, box, IDENTITY, self._workers, box.count * 8)
 
     async def write(self, box: Box, found: Array) -> None:
         """Replace what is there."""
+        if self.typename != LABELS:
+            body = found.tobytes()
+            await imageblk_write.volume(
+                self.data, self._workers, box, body, None, "", APP, mutate=False, by_admin=False
+            )
+            return
         scales = write.check_scales(self.data, self.data.instance.settings["max_scale"])
         prepared = await write.prepare_volume(self.data, found, box.start, scales, self._workers)
         await write.store(
@@ -108,7 +118,7 @@ async def add_instance(datastore: Datastore, repo: Repo, wanted: Wanted) -> None
         wanted.typename,
         repo.root,
         compression=datatype.compression,
-        settings=datatype.settings(config),
+        settings=await datatype.prepared(datatype.settings(config), datastore, True),
         store=datastore.assign(repo.root, wanted.instance, wanted.typename, {}),
     )
     await datastore.repos.add_instance(repo.root, instance)
