@@ -15,6 +15,7 @@ import httpx
 import pytest
 import pytest_asyncio
 from botocore.config import Config
+from google.cloud import firestore
 
 from app.backends.bucket_catalog import BucketCatalog
 from app.backends.catalog import Catalog
@@ -63,6 +64,12 @@ def google_firestore() -> Iterator[str]:
     with servers.google_firestore_emulator() as host:
         if host is None:
             pytest.skip("NOT TESTED on Google's Firestore emulator: this machine does not have it")
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("FIRESTORE_EMULATOR_HOST", host)
+            client = firestore.Client(project="demo-warm")
+            client.document("warm/up").set({"x": 1}, timeout=60)  # its first calls take seconds
+            client.document("warm/up").get(timeout=60)
+            client.close()
         yield host
 
 
