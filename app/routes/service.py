@@ -26,7 +26,7 @@ from app.versioning.datastore import Datastore
 logger = logging.getLogger(__name__)
 
 _EXPOSED = b"Accept-Ranges, Content-Encoding, Content-Length, Content-Range, ETag"
-_ENCODING = b"content-encoding"
+_IN_GZIP = (b"content-encoding", b"gzip")
 _NOT_FOUND = "404 page not found\n"
 
 
@@ -186,7 +186,8 @@ class Service:
         """Name the state that the answer was made of; a locked version's, asked by its full name, never changes."""
         data, snapshot = request.data, request.snapshot
         assert snapshot is not None
-        tag = f'"{data.instance.uuid[:12]}.{data.line.version[:12]}.{snapshot.generation}"'
+        form = ".gzip" if _IN_GZIP in response.raw_headers else ""  # where Accept-Encoding decides, tags must differ
+        tag = f'"{data.instance.uuid[:12]}.{data.line.version[:12]}.{snapshot.generation}{form}"'
         is_final = data.is_locked and f"/api/node/{data.version.uuid}/" in scope["path"]
         caching = "public, max-age=31536000, immutable" if is_final else "no-cache"
         if request.header(b"if-none-match") == tag:
