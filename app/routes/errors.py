@@ -23,4 +23,6 @@ def answer(error: errors.DvidError, path: str) -> Response:
     """The answer to a refused or failed request: the reason as plain text, with the path as DVID adds it."""
     status = STATUS[type(error)]
     headers = {"Retry-After": "1"} if status == 503 else None
-    return Response(f"{error} ({path}).\n", status, headers, "text/plain")
+    # Keys that are not UTF-8 come as surrogates, and may be part of the reason.
+    text = f"{error} ({path}).\n".encode("utf-8", "backslashreplace")
+    return Response(text, status, headers, "text/plain")
