@@ -44,17 +44,21 @@ class PublishedChunks:
     async def pyramid(self) -> Pyramid | None:
         """All scales of the source."""
         first = await self.volume()
-        found = [_level(first)]
+        found: list[Level] = []
         while (level := await self.level(len(found))) is not None:
             found.append(level)
         return Pyramid(first.dtype.name, tuple(found))
 
     async def level(self, scale: int) -> Level | None:
         """One scale; None if the source has no such scale."""
+        first = await self.volume()
+        if scale == 0:
+            return _level(first)
         try:
-            return _level(await self.volume(scale))
+            found = await self.volume(scale)
         except Invalid:
             return None
+        return None if found.key == first.key else _level(found)  # a source without scales is the same at all of them
 
     async def precomputed(self, scale: int, box: Box, in_gzip: bool) -> bytes | memoryview | None:
         """The raw voxels of a box."""
