@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from app.commands.options import triple
 from app.core.errors import DvidError, Invalid
 from app.ingest import direct, over_http
 from app.ingest.plan import Plan, downres_levels, make_plan
@@ -16,23 +17,6 @@ from app.ingest.progress import Progress, key_of, user_store
 from app.ingest.run import run
 from app.ingest.sources import Source, open_source
 from app.ingest.target import Target, Wanted, typename_for, voxel_type
-
-
-def triple(kind: type) -> Any:
-    """A callback that reads three numbers with commas between."""
-
-    def parse(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Any:
-        if text is None:
-            return None
-        try:
-            values = tuple(kind(part) for part in text.split(","))
-        except ValueError:
-            values = ()
-        if len(values) != 3:
-            raise click.BadParameter(f"{text!r} is not three numbers x,y,z")
-        return values
-
-    return parse
 
 
 @click.command()

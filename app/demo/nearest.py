@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -76,8 +78,8 @@ def _candidates(
     starts: I32,
     order: I32,
     grid: tuple[int, int, int],
-    middle: tuple[float, float, float],
-    reach: float,
+    middle: tuple[Any, Any, Any],
+    reach: Any,
     near: I32,
     far: F32,
 ) -> int:

@@ -101,6 +101,11 @@ def _open(text: str, axes: str | None) -> Source:
     return _source(text, array, axes or array.order, array.offset, array.voxel_size, array.labels)
 
 
+def of_array(name: str, array: Array) -> Source:
+    """A source that is in memory already, z, y, x."""
+    return _source(name, _Numpy(array), "zyx")
+
+
 def _names_part(text: str) -> bool:
     """Whether a path has the name of a data set in the file behind it, after a colon."""
     return "://" not in text and ":" in text and not os.path.exists(text)
