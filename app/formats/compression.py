@@ -114,14 +114,14 @@ def payload(data: Bytes, compression: str) -> bytes:
 
 def fill(out: Array, value: Bytes, compression: str) -> None:
     """Fill a C-contiguous array from such a value, which must fit it exactly."""
-    algorithm = compression.partition(":")[0]
     size = out.nbytes
-    if algorithm == "lz4":
+    if compression.startswith("lz4"):
         claimed = int.from_bytes(value[:_SIZE_BYTES], "little")
         if claimed != size or len(value) < _SIZE_BYTES:
             raise Invalid(f"the LZ4 data claim to hold {claimed} bytes, not {size}")
         unlz4_into(memoryview(value)[_SIZE_BYTES:], out)
         return
+    algorithm = compression.partition(":")[0]
     if algorithm == "gzip":
         value = ungzip(value, size)
     elif algorithm == "snappy":

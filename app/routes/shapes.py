@@ -29,7 +29,7 @@ class Shape:
         """The rows and columns of a plane's voxels (z, y, x)."""
         assert self.axes is not None
         missing = ({0, 1, 2} - set(self.axes)).pop()
-        plane: npt.NDArray[Any] = voxels.take(0, axis=2 - missing)
+        plane: npt.NDArray[Any] = voxels[(slice(None),) * (2 - missing) + (0,)]
         return plane
 
 

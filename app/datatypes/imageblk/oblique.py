@@ -48,7 +48,7 @@ def plane(
     size = np.array(voxel_size)
     corner = np.array(top_left)
     sides = [np.array(other) - corner for other in (top_right, bottom_left)]
-    lengths = [float(np.linalg.norm(side)) for side in sides]
+    lengths = [math.hypot(*side) for side in sides]
     if not all(math.isfinite(length) for length in lengths):
         raise Invalid("the corners must be finite")
     counts = [int(length / resolution) + 1 for length in lengths]

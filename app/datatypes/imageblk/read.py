@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ from app.versioning.snapshot import Snapshot
 
 #: So many voxels of blocks are unpacked at once; handing fewer to a thread would take as long.
 FEW_VOXELS = 64**3
+#: Blocks of so many bytes together are unpacked by several threads.
+_MANY_BYTES = 32 << 20
 _MAX_BLOCKS = 1 << 20
 
 
@@ -37,6 +40,8 @@ async def volume(data: Data, snapshot: Snapshot, workers: Workers, box: Box, lim
         source = await data.datastore.volumes.open(image.source, data.instance.settings["scale_level"])
         return await source.read(box)
     met = box.blocks(image.block)
+    if box.shape == image.block and box.is_aligned(image.block):
+        return await _one(snapshot, image, met.start)
     places = list(met.points())
     values = await snapshot.get_many([blocks.key(place) for place in places])
     found = [(place, value) for place, value in zip(places, values, strict=True) if value is not None]
@@ -49,28 +54,41 @@ async def volume(data: Data, snapshot: Snapshot, workers: Workers, box: Box, lim
     if len(found) * z * y * x <= FEW_VOXELS:
         _paste(found, image, box, out)
         return out
-    size = max(1, -(-len(found) // (2 * workers.threads)))
+    # Threads are for large boxes; between them, smaller ones would be slower.
+    threads = workers.threads if len(found) * image.block_bytes > _MANY_BYTES else 1
+    size = -(-len(found) // threads)
     parts = [found[start : start + size] for start in range(0, len(found), size)]
-    await workers.map(_paste, [(part, image, box, out) for part in parts])
+    await asyncio.gather(*[workers.run(_paste, part, image, box, out) for part in parts])
+    return out
+
+
+async def _one(snapshot: Snapshot, image: Image, place: Triple) -> Array:
+    """The voxels of one block: what viewers ask for most."""
+    value = await snapshot.get(blocks.key(place))
+    if value is None:
+        return np.zeros(image.block, image.kind.dtype)
+    out = np.empty(image.block, image.kind.dtype)
+    blocks.unpack(value, image, out)
     return out
 
 
 def _paste(found: Sequence[tuple[Triple, bytes]], image: Image, box: Box, out: Array) -> None:
     """Unpack blocks into their places of a box."""
-    scratch: Array | None = None
-    whole = Box((0, 0, 0), image.block)
-    back = (-box.start[0], -box.start[1], -box.start[2])
-    for place, value in found:
-        corner = _times(place, image.block)
-        part = whole.shift(corner).intersect(box)
-        target = out[part.shift(back).slices()]
-        if target.shape == image.block and target.flags.c_contiguous:
-            blocks.unpack(value, image, target)
-            continue
-        if scratch is None:
-            scratch = np.empty(image.block, image.kind.dtype)
+    cuts = [_cuts(box.start[axis], box.stop[axis], image.block[axis]) for axis in range(3)]
+    scratch = np.empty(image.block, image.kind.dtype)
+    for (z, y, x), value in found:
+        (to_z, from_z), (to_y, from_y), (to_x, from_x) = cuts[0][z], cuts[1][y], cuts[2][x]
         blocks.unpack(value, image, scratch)
-        target[...] = scratch[part.shift((-corner[0], -corner[1], -corner[2])).slices()]
+        out[to_z, to_y, to_x] = scratch[from_z, from_y, from_x]
+
+
+def _cuts(start: int, stop: int, side: int) -> dict[int, tuple[slice, slice]]:
+    """Along one axis, for each block that a box meets: the part of the box, and the part of the block."""
+    cuts = {}
+    for place in range(start // side, -(-stop // side)):
+        low, high = max(start, place * side), min(stop, (place + 1) * side)
+        cuts[place] = slice(low - start, high - start), slice(low - place * side, high - place * side)
+    return cuts
 
 
 async def stacked_jpeg(
