@@ -220,7 +220,6 @@ BAD_READS = [
     "arb/0_0_0/1_0_0/0_1_0/x",
     "arb/0_0_0/1_0_0/0_1/8",
     "arb/inf_0_0/1_0_0/0_1_0/8",
-    "arb/1e300_0_0/1_0_0/0_1_0/8",
     "arb/9e10_0_0/9e10_0_0/9e10_0_0/8",
     "tags",
     "nosuch",
@@ -241,6 +240,7 @@ async def test_bad_reads_are_refused(client, path):
         "subvolblocks/2048_2048_2048/0_0_0",
         "blocks/0_0_0/2147483647",
         "arb/0_0_0/1e9_0_0/0_1e9_0/1",
+        "arb/1e300_0_0/1_0_0/0_1_0/8",
     ],
 )
 async def test_more_than_an_answer_may_hold(client, path):
