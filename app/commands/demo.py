@@ -14,6 +14,7 @@ import click
 
 from app.commands.options import triple
 from app.core.errors import Invalid
+from app.demo.made import name_of
 from app.demo.serving import Server, serving
 
 RECORD = "demo.json"
@@ -35,8 +36,6 @@ def demo(sample: Path | None, store: Path, port: int, browser: bool, **options: 
 
     The first start fills the folder --store; later ones show what is there.
     """
-    from app.demo.sample import name_of
-
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends the server in order, as Ctrl-C does
     folder = store / name_of(sample)
     record = folder / RECORD
@@ -73,7 +72,7 @@ def _show(server: Server, record: Path, browser: bool) -> None:
     listed = [os.environ.get("DVID_CREDENTIALS", ""), f"{server.url}=demo"]
     os.environ["DVID_CREDENTIALS"] = ",".join(filter(None, listed))
     try:
-        from app.demo.setup import Made
+        from app.demo.made import Made
         from app.demo.viewer import open_viewer
 
         viewer = open_viewer(server.url, Made.parse(record.read_text()))

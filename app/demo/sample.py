@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from app.core.errors import Invalid
 from app.demo import tissue
+from app.demo.made import name_of
 
 SHAPE = (256, 256, 256)
 VoxelSize = tuple[float, float, float]
-SYNTHETIC = "synthetic"
 
 
 @dataclass
@@ -34,16 +34,11 @@ class Sample:
         return z, y, x
 
 
-def name_of(path: Path | None) -> str:
-    """The name of a sample, before it is loaded."""
-    return SYNTHETIC if path is None else path.stem
-
-
 def load(path: Path | None, voxel_size: VoxelSize, shape: tuple[int, int, int] = SHAPE) -> Sample:
     """The sample of a file; without a file, the synthetic one in this shape."""
     if path is None:
         made = tissue.make(shape)
-        return Sample(SYNTHETIC, made.em, made.labels, voxel_size)
+        return Sample(name_of(path), made.em, made.labels, voxel_size)
     try:
         with np.load(path) as file:
             arrays = {name: file[name] for name in ("em", "labels", "membrane") if name in file.files}
@@ -59,7 +54,7 @@ def load(path: Path | None, voxel_size: VoxelSize, shape: tuple[int, int, int] =
         raise Invalid(f"{path}: em must be uint8, not {em.dtype}")
     if labels is not None and labels.dtype.kind not in "ui":
         raise Invalid(f"{path}: labels must be integers, not {labels.dtype}")
-    return Sample(path.stem, em, None if labels is None else labels.astype(np.uint64), voxel_size)
+    return Sample(name_of(path), em, None if labels is None else labels.astype(np.uint64), voxel_size)
 
 
 def profiles(inside: npt.NDArray[np.bool_], least: int = 200) -> npt.NDArray[np.uint64]:

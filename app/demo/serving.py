@@ -65,7 +65,8 @@ def serving(store: Path, port: int) -> Iterator[Server]:
     """A server of a folder, for as long as the block runs; it may still be starting."""
     token = secrets.token_urlsafe(16)
     number = free_port(port)
-    command = [sys.executable, "-m", "app.cli", "serve", "--store", str(store), "--host", HOST, "--port", str(number)]
+    serve = ["serve", "--store", str(store), "--host", HOST, "--port", str(number), "--workers", "1"]
+    command = [sys.executable, "-m", "app.cli", *serve]  # one worker starts in half the time of two
     # A session of its own: Ctrl-C then reaches the demo, which ends the server in order.
     process = subprocess.Popen(
         command,

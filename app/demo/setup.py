@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from app.backends.store import Store
 from app.core.geometry import Box, Triple
 from app.demo import meshes, scene
+from app.demo.made import GRAYSCALE, MESHES, SEGMENTATION, Made
 from app.demo.sample import Sample
 from app.formats import block_stream, compression
 from app.ingest import over_http
@@ -29,37 +29,8 @@ from app.ingest.target import LABELS, Wanted
 from app.kernels import label_block
 
 BLOCK = 64
-GRAYSCALE, SEGMENTATION, MESHES = "grayscale", "segmentation", "segmentation_meshes"
 Labels = npt.NDArray[np.uint64]
 Say = Callable[[str], None]
-
-
-@dataclass
-class Made:
-    """What the viewer needs to know of a store that was filled."""
-
-    root: str
-    child: str
-    shape: tuple[int, int, int]
-    voxel_size: tuple[float, float, float]
-    has_image: bool
-    has_labels: bool
-    shown: list[int]
-    position: tuple[int, int, int]
-    split: tuple[int, int] = (0, 0)
-    merged: tuple[int, int] = (0, 0)
-
-    def text(self) -> str:
-        """The record in the demo's folder."""
-        return json.dumps(asdict(self), indent=1)
-
-    @staticmethod
-    def parse(text: str) -> Made:
-        """The record that `text` made."""
-        stored: dict[str, Any] = json.loads(text)
-        for name in ("shape", "voxel_size", "position", "split", "merged"):
-            stored[name] = tuple(stored[name])
-        return Made(**stored)
 
 
 def fill(client: Client, sample: Sample, say: Say) -> Made:

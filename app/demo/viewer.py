@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.demo import scene
-from app.demo.setup import GRAYSCALE, MESHES, SEGMENTATION, Made
+from app.demo import colors as palette
+from app.demo.made import GRAYSCALE, MESHES, SEGMENTATION, Made
 
 #: What other cells than those shown are faded to in cross-sections.
 FADED = 0.1
@@ -17,7 +17,7 @@ BEFORE, AFTER, IMAGE = "version 1: as segmented", "version 2: edited", "EM"
 
 def colors(made: Made) -> dict[int, str]:
     """Colours of the cells shown; the half that was cut off has one that stands out."""
-    found = {label: scene.color(index) for index, label in enumerate(made.shown)}
+    found = {label: palette.color(index) for index, label in enumerate(made.shown)}
     if made.split[1]:
         found[made.split[1]] = "#ffe119"
     return found
