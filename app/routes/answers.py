@@ -30,6 +30,13 @@ def octets(body: bytes | memoryview, headers: Mapping[str, str] | None = None) -
     return Response(body, media_type=OCTETS, headers=dict(headers) if headers else None)
 
 
+def voxels(body: bytes | memoryview) -> Response:
+    """Voxels of an image volume: as DVID sends them, without their length in front."""
+    response = octets(body)
+    del response.headers["Content-Length"]
+    return response
+
+
 def text(body: str, status: int = 200) -> Response:
     """Plain text."""
     return Response(body, status_code=status, headers={"Content-Type": "text/plain"})

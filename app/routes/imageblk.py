@@ -82,7 +82,7 @@ async def _answer(request: Request, shape: shapes.Shape, wanted: Triple | None) 
     if mask is not None:
         dense = await service.workers.run(_masked, dense, mask, shape.box)
     if form is None:
-        return answers.octets(blocks.flat(dense))
+        return answers.voxels(blocks.flat(dense))
     if shape.axes is None:
         return Response(await service.workers.run(images.stacked_jpeg, dense, form.level), media_type=form.media)
     if wanted is not None:

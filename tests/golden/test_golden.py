@@ -32,6 +32,7 @@ _TYPES = "needs datatypes that are not built yet"
 _MERGES = "merges of versions are not built yet"
 #: What does not pass yet, and why.
 WAITING = {
+    "imageblk/versions.json": "an administrator's write to a locked version does not reach children that have a tree",
     "labelmap/query-fvdb-proximity.json": "fvdb and proximity are not built yet",
     "labelmap/query-supervoxels-and-bodies.json": _EDITS,
     "labelmap/read-supervoxels-and-bodies.json": _EDITS,
