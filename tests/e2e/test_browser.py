@@ -35,7 +35,7 @@ def _get(url: str) -> bytes:
 
 def _plane(demo: Demo, version: str, name: str, dtype: str) -> npt.NDArray[Any]:
     """The plane that the viewer shows, y, x, as the server's API tells it."""
-    z, y, x = demo.made["shape"]
+    _, y, x = demo.made["shape"]
     raw = _get(f"{demo.server}/api/node/{version}/{name}/raw/0_1_2/{x}_{y}_1/0_0_{demo.made['position'][2]}")
     return np.frombuffer(raw, dtype).reshape(y, x)
 
