@@ -26,6 +26,8 @@ T = TypeVar("T")
 #: A TensorStore error that starts with this means that another writer was first. (A failed precondition does not: it
 #: stands for things like a file where a folder should be, and a lost compare-and-swap is no error but an empty stamp.)
 LOST_RACE = "ABORTED"
+#: Unless it goes on like this: the store did not answer, or not well, as often as it was asked.
+GIVEN_UP = "retry attempts failed"
 
 #: Threads that wait for a file lock hold nothing else, and so must not keep those from working who have one.
 _waiting = ThreadPoolExecutor(32, thread_name_prefix="lock")
@@ -56,7 +58,7 @@ class StoreOptions:
 def classify(error: Exception) -> DvidError:
     """The error of ours that a TensorStore exception stands for."""
     text = str(error)
-    if text.startswith(LOST_RACE):
+    if text.startswith(LOST_RACE) and GIVEN_UP not in text:
         return Conflict(text)
     return StoreUnavailable(text.split(" [", 1)[0])
 

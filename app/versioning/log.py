@@ -66,6 +66,11 @@ def key(number: int) -> bytes:
     return _PREFIX + number.to_bytes(8, "big")
 
 
+def is_record(name: bytes) -> bool:
+    """Whether a key is that of a record."""
+    return name.startswith(_PREFIX)
+
+
 def sequence(number: int, nonce: bytes) -> bytes:
     """The value of the tree's sequence number: the number, and the nonce of the commit that wrote it."""
     return number.to_bytes(8, "big") + nonce

@@ -13,7 +13,7 @@ from app.backends.store import Store
 from app.versioning.cache import Cache
 
 #: Values up to this size are remembered by the process; larger ones stay in TensorStore's cache.
-CACHED_VALUE_BYTES = 256 << 10
+CACHED_VALUE_BYTES = 1 << 20
 _MISSING = object()
 
 
@@ -55,7 +55,7 @@ class Snapshot:
                 return None if known is _MISSING else bytes(known)
         answer = await self._store.guard(self._kvstore.read(key))
         value = bytes(answer.value) if answer.state == "value" else None
-        self._remember(key, value)
+        self.know(key, value)
         return value
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -67,7 +67,7 @@ class Snapshot:
         if absent:
             values = await read_many(self._store, self._kvstore, [keys[index] for index in absent])
             for index, value in zip(absent, values, strict=True):
-                self._remember(keys[index], value)
+                self.know(keys[index], value)
                 found[index] = value
         return [None if value is _MISSING else value for value in found]
 
@@ -93,7 +93,8 @@ class Snapshot:
         if self.scope is not None:
             self.cache.put(self.scope, key, facet, value, size_bytes)
 
-    def _remember(self, key: bytes, value: bytes | None) -> None:
+    def know(self, key: bytes, value: bytes | None) -> None:
+        """Remember what the value of a key is, or that there is none."""
         if value is None:
             self.remember(key, "value", _MISSING, 0)
         elif len(value) <= CACHED_VALUE_BYTES:

@@ -41,8 +41,13 @@ logger = logging.getLogger(__name__)
 SEQUENCE = b"state/sequence"
 SEAL = b"state/seal/"
 
-#: A commit that keeps losing to other pods gives up after this many attempts, a few seconds in all.
+#: A commit that keeps losing to other pods gives up after so many seconds, but not before so many attempts.
+PATIENCE_SECONDS = 20.0
 ATTEMPTS = 12
+#: Values up to this size are remembered when they are written, not only when they are read.
+PRIMED_BYTES = 1024
+#: Losers and winners of a race wait for about as long as an attempt takes, and at most so long.
+LONGEST_PAUSE_SECONDS = 0.25
 #: A store that fails is asked so often, and not again once its time-out has passed since the first attempt.
 FAILURES = 3
 #: So many mutations at most share a commit; more would only make the first of them wait.
@@ -113,6 +118,8 @@ class Tree:
         self._queue: list[_Queued] = []
         self._committer: asyncio.Task[None] | None = None
         self._is_committing = False
+        self._own_generation = 0
+        self._has_met_others = False
         self._seal = SEAL + version.encode()
 
     async def head(self, max_staleness: float) -> Snapshot | None:
@@ -192,7 +199,7 @@ class Tree:
 
     async def _succeed(self, base: Snapshot, staged: Overlay) -> None:
         """Make the generation that this process has just committed on top of `base` the head."""
-        generation = base.generation + 1
+        generation = self._own_generation = base.generation + 1
         kvstore = await self.map.at(generation)
         if self._head is not base:  # a reader came first, or somebody is further already
             if self._head is not None and self._head.generation >= generation:
@@ -204,7 +211,13 @@ class Tree:
             scope = base.scope
             for key in staged.writes:
                 self._cache.drop(scope, key)
-        self._install(Snapshot(self._store, kvstore, generation, self._cache, scope))
+        head = Snapshot(self._store, kvstore, generation, self._cache, scope)
+        self._install(head)
+        if self._store.scheme == "file":  # nobody else commits while this process holds the lock
+            self._fingerprint = await self.map.fingerprint()
+        for key, value in staged.writes.items():
+            if (value is None or len(value) <= PRIMED_BYTES) and not log.is_record(key):
+                head.know(key, value)  # the next mutation is likely to read it, such as the sequence
 
     async def _work(self) -> None:
         while self._queue:
@@ -227,30 +240,39 @@ class Tree:
     async def _commit(self, batch: Sequence[_Queued]) -> None:
         tried: list[_Attempt] = []
         outcomes: list[Any] = []
-        failures, begun = 0, time.monotonic()
-        for attempt in range(ATTEMPTS):
+        attempts, failures, begun = 0, 0, time.monotonic()
+        while True:
+            own, started = self._own_generation, time.monotonic()
             try:
                 outcomes = await self._attempt(batch, tried)
+                self._has_met_others = attempts > 0 or self._own_generation > own + 1 > 1
                 break
             except Conflict:
-                if attempt == ATTEMPTS - 1:
+                attempts += 1
+                if attempts >= ATTEMPTS and time.monotonic() - begun > PATIENCE_SECONDS:
                     raise
+                await asyncio.sleep(random.uniform(0, _pause(started)))
             except StoreUnavailable:
                 failures += 1
                 if failures == FAILURES or time.monotonic() - begun > self._store.options.timeout_seconds:
                     raise
-            await asyncio.sleep(random.uniform(0, 0.005 * 2 ** min(attempt, 7)))
+                await asyncio.sleep(random.uniform(0, 0.1 * failures))
         for queued, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, BaseException):
                 _fail([queued], outcome)
             elif not queued.answer.done():
                 queued.answer.set_result(outcome)
+        if self._has_met_others and self._store.scheme != "file":
+            # Let the others have their turn; what is queued meanwhile shares the next commit.
+            await asyncio.sleep(random.uniform(1, 2) * _pause(started))
 
     async def _attempt(self, batch: Sequence[_Queued], tried: list[_Attempt]) -> list[Any]:
         """Stage and commit a batch, unless an earlier attempt is found to have succeeded; the answers of all."""
         async with self._store.exclusively(self.map.lock_path):
             await self._create(next((queued.origin for queued in batch if queued.origin is not None), None))
-            base = await self._look()
+            # With a bucket it pays to hope that nobody else is writing; if somebody is, the commit is refused.
+            is_hopeful = not tried and not self._has_met_others
+            base = await self.head(self._store.max_staleness if is_hopeful else 0.0)
             if base is None:
                 raise StoreUnavailable(f"the tree of version {self.version} is gone")
             for earlier in tried:
@@ -350,6 +372,10 @@ def _fail(batch: Sequence[_Queued], error: BaseException) -> None:
     for queued in batch:
         if not queued.answer.done():
             queued.answer.set_exception(error)
+
+
+def _pause(started: float) -> float:
+    return min(time.monotonic() - started, LONGEST_PAUSE_SECONDS)
 
 
 def _is_cancelled() -> bool:

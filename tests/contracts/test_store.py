@@ -56,7 +56,8 @@ def test_urls() -> None:
 
 def test_errors_are_told_apart() -> None:
     assert isinstance(classify(ValueError("ABORTED: somebody")), Conflict)
-    for text in ("FAILED_PRECONDITION: not a directory", "UNAVAILABLE: x", "PERMISSION_DENIED: x", "what"):
+    given_up = "ABORTED: All 4 retry attempts failed: Unknown [http_response_code='503']"
+    for text in (given_up, "FAILED_PRECONDITION: not a directory", "UNAVAILABLE: x", "PERMISSION_DENIED: x", "what"):
         assert isinstance(classify(ValueError(text)), StoreUnavailable)
 
 

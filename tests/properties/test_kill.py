@@ -1,0 +1,68 @@
+"""A writing process is killed: what it acknowledged is there, and nothing is there by halves."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from app.versioning import log
+from tests.conftest import url_of
+from tests.properties import worker
+from tests.properties.pods import pods
+
+
+async def storms(url: str, durability: str) -> tuple[dict[str, dict[int, int]], list[log.Record]]:
+    """What is in the tree of every storm: the sizes of its parts."""
+    trees = worker.open_trees(url, durability)
+    snapshot = await trees.head(worker.FOLDER, worker.LINE)
+    found: dict[str, dict[int, int]] = {}
+    for key, value in await snapshot.items(b"storm/", b"storm0"):
+        _, name, part = key.decode().split("/")
+        assert value == name.encode() * (worker.SIZES[int(part)] // len(name))
+        found.setdefault(name, {})[int(part)] = len(value)
+    await worker.mutate(trees, worker.increment)  # the tree can be written to at once
+    return found, await log.records(await trees.head(worker.FOLDER, worker.LINE), "root")
+
+
+def run(url: str, durability: str, rounds: int) -> None:
+    acknowledged: list[str] = []
+    for number in range(rounds):
+        # Numbers of pods differ from round to round, so that each storm has names of its own.
+        with pods(url, [("storm", 4), ("storm", 4)], durability, first=2 * number) as children:
+            time.sleep(random.uniform(0.1, 0.7))
+            for child in children:
+                child.kill()
+            for child in children:
+                acknowledged += [line for line in child.communicate()[0].splitlines(keepends=True) if line[-1:] == "\n"]
+    names = [name.strip() for name in acknowledged]
+    assert names
+    assert not [name for name in names if name.startswith("failed")]
+    found, records = asyncio.run(storms(url, durability))
+    assert set(names) <= set(found)
+    assert all(set(parts) == set(range(len(worker.SIZES))) for parts in found.values())
+    # Number 0 is the increment at the end; each other record belongs to one storm that is there.
+    assert sorted(record.mutation_id for record in records) == [
+        0,
+        *sorted(int(name.split(".")[0]) * 10**6 + int(name.split(".")[1]) for name in found),
+    ]
+
+
+@pytest.mark.parametrize(("kind", "durability"), [("file", "power"), ("file", "process"), ("gcs", "process")])
+def test_a_killed_process_leaves_whole_mutations(
+    kind: str, durability: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    run(url_of(kind, request, tmp_path), durability, 2)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize(
+    ("kind", "durability"), [("file", "power"), ("file", "process"), ("gcs", "process"), ("s3", "process")]
+)
+def test_killed_processes_leave_whole_mutations(
+    kind: str, durability: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    run(url_of(kind, request, tmp_path), durability, 25)
