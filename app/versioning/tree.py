@@ -271,8 +271,8 @@ class Tree:
         async with self._store.exclusively(self.map.lock_path):
             await self._create(next((queued.origin for queued in batch if queued.origin is not None), None))
             # With a bucket it pays to hope that nobody else is writing; if somebody is, the commit is refused.
-            is_hopeful = not tried and not self._has_met_others
-            base = await self.head(self._store.max_staleness if is_hopeful else 0.0)
+            is_hopeful = self._head is not None and not tried and not self._has_met_others
+            base = await self.head(self._store.max_staleness) if is_hopeful else await self._look()
             if base is None:
                 raise StoreUnavailable(f"the tree of version {self.version} is gone")
             for earlier in tried:
@@ -399,7 +399,8 @@ class Trees:
         snapshot = None if line.is_locked else await self._tree(folder, line.version).head(staleness)
         if snapshot is None:
             owner = await self._nearest(folder, line)
-            snapshot = await owner.head(staleness) if owner is not None else None
+            if owner is not None:  # which is there, even if it was not when this process last looked
+                snapshot = await owner.head(staleness) or await owner.head(0)
         return snapshot or self._empty
 
     async def at(self, folder: str, line: Line, generation: int) -> Snapshot:
