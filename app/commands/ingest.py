@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from app.backends.store import Store
+from app.bootstrap import open_datastore
 from app.commands.options import triple
 from app.core.errors import DvidError, Invalid
+from app.core.geometry import Triple
 from app.ingest import direct, over_http
 from app.ingest.plan import Plan, downres_levels, make_plan
 from app.ingest.progress import Progress, key_of, user_store
+from app.ingest.published import FORMATS, Publication, published_url
 from app.ingest.run import run
 from app.ingest.sources import Source, open_source
 from app.ingest.target import Target, Wanted, typename_for, voxel_type
+from app.settings import Settings
 
 
 @click.command()
@@ -39,6 +47,9 @@ from app.ingest.target import Target, Wanted, typename_for, voxel_type
 @click.option("--jobs", type=click.IntRange(1, 64), help="slabs at a time  [one for each core]")
 @click.option("--slab", type=click.IntRange(1, 4096), default=64, show_default=True, help="MiB of one slab")
 @click.option("--resume/--no-resume", default=True, help="go on where an interrupted run stopped  [--resume]")
+@click.option("--publish", is_flag=True, help="write an image as a published volume with coarser scales")
+@click.option("--publish-at", metavar="URL", help="where to put the published volume  [in the store]")
+@click.option("--form", type=click.Choice(FORMATS), default="sharded", show_default=True, help="of it")
 @click.option("--quiet", is_flag=True, help="no progress bar")
 def ingest(source: str, to: str, server: str | None, store: str | None, **options: Any) -> None:
     """Bring a volume in.
@@ -64,62 +75,119 @@ def ingest(source: str, to: str, server: str | None, store: str | None, **option
         block_size=block,
         max_downres=downres_levels(opened.shape, (block,) * 3) if levels is None else levels,
     )
+    work = Work(
+        jobs=options["jobs"] or len(os.sched_getaffinity(0)),
+        slab_bytes=options["slab"] << 20,
+        resume=options["resume"],
+        quiet=options["quiet"],
+        offset=options["offset"] or opened.offset or (0, 0, 0),
+        form=options["form"] if options["publish"] or options["publish_at"] else "",
+        published_at=options["publish_at"] or "",
+    )
     try:
-        asyncio.run(_ingest(opened, wanted, server, store, options))
+        if server is not None:
+            asyncio.run(_over_http(opened, wanted, work, over_http.Client(server, options["admin_token"])))
+        else:
+            given = {name: options[name] for name in ("catalog", "durability") if options[name] is not None}
+            asyncio.run(_direct(opened, wanted, work, Settings(store=store or "", **given)))
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise click.ClickException("interrupted; the same command goes on where this one stopped") from None
 
 
-async def _ingest(
-    source: Source, wanted: Wanted, server: str | None, store: str | None, options: dict[str, Any]
-) -> None:
-    target: Target
-    if server is not None:
-        records = user_store()
-        client = over_http.Client(server, options["admin_token"])
+@dataclass(frozen=True)
+class Work:
+    """How the work is done. `form` is the format of a published volume, empty to write voxels into the instance."""
+
+    jobs: int
+    slab_bytes: int
+    resume: bool
+    quiet: bool
+    offset: Triple
+    form: str
+    published_at: str
+
+    def bar(self, name: str, voxels: int) -> Any:
+        """A progress bar in voxels."""
+        from tqdm import tqdm
+
+        return tqdm(total=voxels, unit="vox", unit_scale=True, disable=self.quiet, desc=name)
+
+
+async def _over_http(source: Source, wanted: Wanted, work: Work, client: over_http.Client) -> None:
+    if not work.form:
         target = await asyncio.to_thread(over_http.open_target, client, wanted)
-    else:
-        from app.bootstrap import open_datastore
-        from app.settings import Settings
+        await _write(source, wanted, target, user_store(), work)
+        return
+    if not work.published_at:
+        raise Invalid("over the network, say with --publish-at where to put the volume for the server to read it")
+    repo = await asyncio.to_thread(over_http.open_repo, client, wanted.repo)
+    _refuse_twin(wanted, repo["DataInstances"])
+    described = await _publish(source, wanted, Store(work.published_at), user_store(), work)
+    path = f"/api/repo/{repo['Root']}/instance"
+    await asyncio.to_thread(client.json, "POST", path, described.settings(), admin=True, once=True)
+    click.echo(f"{wanted.repo}/{wanted.instance} publishes {described.source}")
 
-        given = {name: options[name] for name in ("catalog", "durability") if options[name] is not None}
-        assert store is not None
-        datastore = await open_datastore(Settings(store=store, **given))
-        records = datastore.store
-        target = await direct.open_target(datastore, wanted)
+
+async def _direct(source: Source, wanted: Wanted, work: Work, settings: Settings) -> None:
+    datastore = await open_datastore(settings)
     try:
-        await _write(source, wanted, target, records, options)
+        if not work.form:
+            target = await direct.open_target(datastore, wanted)
+            try:
+                await _write(source, wanted, target, datastore.store, work)
+            finally:
+                await target.close()
+            return
+        repo = await direct.open_repo(datastore, wanted.repo)
+        _refuse_twin(wanted, repo.by_name)
+        url = work.published_at or published_url(datastore.store, repo.root, wanted.instance)
+        described = await _publish(source, wanted, Store(url), datastore.store, work)
+        await direct.add_instance(datastore, repo, described)
+        click.echo(f"{wanted.repo}/{wanted.instance} publishes {described.source}")
     finally:
-        await target.close()
+        await datastore.close()
 
 
-async def _write(source: Source, wanted: Wanted, target: Target, records: Any, options: dict[str, Any]) -> None:
-    from tqdm import tqdm
+def _refuse_twin(wanted: Wanted, instances: Container[str]) -> None:
+    if wanted.instance in instances:
+        raise Invalid(f"{wanted.repo} has data named {wanted.instance} already")
 
-    offset = options["offset"] or source.offset or (0, 0, 0)
-    voxel_bytes = voxel_type(wanted.typename).itemsize
-    plan: Plan = make_plan(source.shape, offset, target.block, voxel_bytes, options["slab"] << 20)
+
+async def _publish(source: Source, wanted: Wanted, place: Store, records: Store, work: Work) -> Wanted:
+    """Write a published volume; the configuration of the instance that shows it."""
+    publication = Publication(place, wanted.typename, work.form, work.offset, wanted.voxel_size)
+    with _in_plain_words(source):
+        await publication.write(
+            source, records, slab_bytes=work.slab_bytes, jobs=work.jobs, resume=work.resume, bar=work.bar
+        )
+    return replace(wanted, source=place.url)
+
+
+async def _write(source: Source, wanted: Wanted, target: Target, records: Store, work: Work) -> None:
+    plan: Plan = make_plan(
+        source.shape, work.offset, target.block, voxel_type(wanted.typename).itemsize, work.slab_bytes
+    )
     name = source.name if "://" in source.name else str(Path.cwd() / source.name)
     key = key_of([name, source.shape, str(source.dtype), source.axes, target.identity, plan.volume, plan.slab_blocks])
     progress = Progress(records, key, len(plan.slabs), f"{name} to {wanted.repo}/{wanted.instance}")
-    if options["resume"]:
+    if work.resume:
         await progress.load()
-    slabs = len(plan.slabs)
-    bar = tqdm(total=plan.volume.count, unit="vox", unit_scale=True, disable=options["quiet"], desc=wanted.instance)
-    try:
-        written = await run(
-            source, target, plan, progress, jobs=options["jobs"] or len(os.sched_getaffinity(0)), advance=bar.update
-        )
-    except DvidError as error:
-        bar.close()
-        done = f"{len(progress.done)} of {slabs} slabs are done; the same command goes on from there"
-        raise type(error)(f"{error}; {done}") from error
-    except (OSError, ValueError, LookupError) as error:
-        bar.close()
-        raise Invalid(f"{source.name} cannot be read: {error}") from error
-    bar.close()
+    with _in_plain_words(source, progress), work.bar(wanted.instance, plan.volume.count) as bar:
+        written = await run(source, target, plan, progress, jobs=work.jobs, advance=bar.update)
     shape = " × ".join(map(str, source.shape[::-1]))
-    if written or not slabs:
+    if written:
         click.echo(f"{wanted.repo}/{wanted.instance}: {shape} voxels as {wanted.typename}, {written} slabs written")
     else:
         click.echo(f"{wanted.repo}/{wanted.instance}: nothing left to do (--no-resume writes it again)")
+
+
+@contextmanager
+def _in_plain_words(source: Source, progress: Progress | None = None) -> Iterator[None]:
+    """Let errors say what was reached, and which of them are the source's."""
+    try:
+        yield
+    except DvidError as error:
+        done = f"{len(progress.done)} of {progress.slabs} slabs are done; " if progress else ""
+        raise type(error)(f"{error}; {done}the same command goes on from there") from error
+    except (OSError, ValueError, LookupError) as error:
+        raise Invalid(f"{source.name} cannot be read: {error}") from error

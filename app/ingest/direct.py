@@ -71,18 +71,13 @@ class DirectTarget:
         await self.data.mutate(change)
 
     async def close(self) -> None:
-        """Finish the commits under way."""
+        """End the threads."""
         self._workers.close()
-        await self.data.datastore.close()
 
 
 async def open_target(datastore: Datastore, wanted: Wanted) -> DirectTarget:
     """The instance to write to; repo and instance are made where they are absent."""
-    repo = await find_repo(datastore, wanted.repo)
-    if repo is None:
-        if looks_like_uuid(wanted.repo):
-            raise Unknown(f"there is no version {wanted.repo}")
-        repo = await datastore.repos.create(wanted.repo, "")
+    repo = await open_repo(datastore, wanted.repo)
     if wanted.instance not in repo.by_name:
         await add_instance(datastore, repo, wanted)
     data = await datastore.data(wanted.version or f"{repo.root}:master", wanted.instance)
@@ -93,6 +88,16 @@ async def open_target(datastore: Datastore, wanted: Wanted) -> DirectTarget:
     if data.is_locked:
         raise NotAllowed(f"version {data.version.uuid} is locked; make a child of it")
     return DirectTarget(data, Workers())
+
+
+async def open_repo(datastore: Datastore, name: str) -> Repo:
+    """The repo of that name, made if there is none."""
+    repo = await find_repo(datastore, name)
+    if repo is None:
+        if looks_like_uuid(name):
+            raise Unknown(f"there is no version {name}")
+        repo = await datastore.repos.create(name, "")
+    return repo
 
 
 async def find_repo(datastore: Datastore, name: str) -> Repo | None:

@@ -25,6 +25,8 @@ from app.kernels import lz4_labels
 #: Answers after which the same request may succeed: the server, or something before it, is busy.
 BUSY = frozenset({429, 502, 503, 504})
 ATTEMPTS = 9
+#: The unit of the pauses between them, which double up to 32 of it.
+PAUSE_SECONDS = 0.5
 TIMEOUT_SECONDS = 300.0
 
 
@@ -53,7 +55,7 @@ class Client:
         reason = ""
         for attempt in range(1 if once else self._attempts):
             if attempt:
-                time.sleep(random.uniform(0.5, 1) * min(0.25 * 2**attempt, 15.0))
+                time.sleep(PAUSE_SECONDS * random.uniform(0.5, 1) * min(2**attempt, 32))
             try:
                 status, answer = self._send(method, url, body)
             except (OSError, http.client.HTTPException) as error:
@@ -176,7 +178,7 @@ class HttpTarget:
 
 def open_target(client: Client, wanted: Wanted) -> HttpTarget:
     """The instance to write to; repo and instance are made where they are absent."""
-    repo = _repo(client, wanted.repo)
+    repo = open_repo(client, wanted.repo)
     version = wanted.version or f"{repo['Root']}:master"
     described = client.json("GET", f"/api/repo/{quote(version, safe=':~')}/info")
     if described["Root"] != repo["Root"]:
@@ -192,8 +194,9 @@ def open_target(client: Client, wanted: Wanted) -> HttpTarget:
     return HttpTarget(client, node, instance)
 
 
-def _repo(client: Client, name: str) -> dict[str, Any]:
-    infos = client.json("GET", "/api/repos/info")
+def open_repo(client: Client, name: str) -> dict[str, Any]:
+    """The repo of that name as the server describes it, made if there is none."""
+    infos = client.json("GET", "/api/repos/info", once=True)  # a wrong address should be told at once
     found = find_repo(infos, name)
     if found is not None:
         return found

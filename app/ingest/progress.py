@@ -39,7 +39,7 @@ class Progress:
     def __init__(self, store: Store, key: str, slabs: int, title: str) -> None:
         self._store = store
         self._name = f"{key}.json"
-        self._slabs = slabs
+        self.slabs = slabs
         self._title = title
         self._saved = 0.0
         self.done: set[int] = set()
@@ -57,7 +57,7 @@ class Progress:
             stored = json.loads(answer.value)
             done = {index for first, last in stored["done"] for index in range(first, last + 1)}
             before = stored["before"]
-            is_ours = stored["slabs"] == self._slabs
+            is_ours = stored["slabs"] == self.slabs
         except (ValueError, KeyError, TypeError):
             return  # a damaged record is no record
         if is_ours:
@@ -78,7 +78,7 @@ class Progress:
     async def save(self) -> None:
         """Write the record."""
         self._saved = time.monotonic()
-        record = {"title": self._title, "slabs": self._slabs, "before": self.before, "done": ranges(self.done)}
+        record = {"title": self._title, "slabs": self.slabs, "before": self.before, "done": ranges(self.done)}
         folder = await self._store.folder("ingest/")
         await self._store.guard(folder.write(self._name, json.dumps(record).encode()))
 

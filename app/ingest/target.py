@@ -61,6 +61,8 @@ class Wanted:
     voxel_size: tuple[float, float, float]
     block_size: int
     max_downres: int
+    #: URL of the volume that a new image publishes.
+    source: str = ""
 
     def settings(self) -> dict[str, Any]:
         """The configuration of a new instance."""
@@ -71,6 +73,8 @@ class Wanted:
             "VoxelUnits": "nanometers,nanometers,nanometers",
             "BlockSize": ",".join([str(self.block_size)] * 3),
         }
+        if self.source:
+            return {"dataname": self.instance, "typename": self.typename, "Source": self.source}
         if self.typename == LABELS:
             described["MaxDownresLevel"] = str(self.max_downres)
         return described
