@@ -26,9 +26,9 @@ def surface(inside: npt.NDArray[np.bool_]) -> tuple[F32, U32]:
         corners[:, 1, first] += 1
         corners[:, 2, (first, second)] += 1
         corners[:, 3, second] += 1
-        # The other two axes are in their order but for y, which lies between them.
+        # Triangles turn counter-clockwise, seen from outside. Of the two other axes those beside y are in reverse order.
         flip = outward if axis != 1 else ~outward
-        corners[~flip] = corners[~flip][:, ::-1]
+        corners[flip] = corners[flip][:, ::-1]
         quads.append((corners[..., 0] * sides[1] + corners[..., 1]) * sides[2] + corners[..., 2])
     numbers, faces = np.unique(np.concatenate(quads), return_inverse=True)
     faces = faces.reshape(-1, 4)

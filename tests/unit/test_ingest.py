@@ -218,15 +218,8 @@ def test_slabs_are_whole_blocks_that_cover_the_volume_once(
 
 def test_scales_until_the_volume_fits_a_block() -> None:
     block = (64, 64, 64)
-    assert [downres_levels((side, 3, 3), block) for side in (1, 64, 65, 128, 129, 512, 100_000)] == [
-        1,
-        1,
-        1,
-        1,
-        2,
-        3,
-        6,
-    ]
+    levels = {1: 1, 64: 1, 65: 1, 128: 1, 129: 2, 512: 3, 100_000: 6}
+    assert {side: downres_levels((side, 3, 3), block) for side in levels} == levels
 
 
 def test_ranges_of_numbers() -> None:
@@ -335,11 +328,9 @@ def test_refusals_are_one_line(server: Server, tmp_path: Path) -> None:
     for arguments, reason in [
         (["--to", "nobody/seg", "--server", server.url], "only an administrator may make it"),
         (["--to", "0123456789abcdef0123456789abcdef/seg", *_over(server)], "there is no version"),
-        (["--to", "x/seg", "--server", "http://127.0.0.1:1/"], "Connection refused"),
+        (["--to", "x/seg", "--server", "http://127.0.0.1:1/"], "does not answer"),
         (["--to", "x/seg", "--store", "ftp://x"], "scheme"),
     ]:
-        if "127.0.0.1:1" in arguments[-1]:
-            continue  # it would be tried for a minute; see below
         said = _ingest(path, *arguments, status=1)
         assert reason in said
         assert len(said.strip().splitlines()) == 1
