@@ -13,8 +13,7 @@ from pydantic import ValidationError
 
 import app
 from app.core.errors import DvidError
-from app.main import SETTINGS_VARIABLE
-from app.settings import Settings
+from app.settings import HANDED_SETTINGS, Settings
 
 #: Commands whose modules are loaded when they are asked for, as their libraries take long to load.
 COMMANDS = {"ingest": "app.commands.ingest", "demo": "app.commands.demo"}
@@ -80,7 +79,7 @@ def run(settings: Settings, log_level: str = "warning") -> None:
     """Serve until the process is told to stop."""
     import uvicorn
 
-    os.environ[SETTINGS_VARIABLE] = settings.model_dump_json(exclude={"admin_token"})
+    os.environ[HANDED_SETTINGS] = settings.model_dump_json(exclude={"admin_token"})
     os.environ["DVID_ADMIN_TOKEN"] = settings.admin_token.get_secret_value()
     click.echo(f"DVID Cloud {app.__version__}: {settings.store} at http://{settings.host}:{settings.port}")
     sys.stdout.flush()

@@ -7,15 +7,12 @@ import os
 
 from app.bootstrap import build
 from app.routes.service import Service
-from app.settings import Settings
-
-#: Where the command line hands its settings to the worker processes.
-SETTINGS_VARIABLE = "DVID_CLOUD_SETTINGS"
+from app.settings import HANDED_SETTINGS, Settings
 
 
 def create_app() -> Service:
     """The application, with the settings of the environment."""
-    handed = os.environ.get(SETTINGS_VARIABLE)
+    handed = os.environ.get(HANDED_SETTINGS)
     if handed:
         return build(Settings(**json.loads(handed)))
     return build(Settings())

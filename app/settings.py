@@ -15,6 +15,10 @@ from pydantic_settings import (
 )
 
 
+#: Where the command line hands its settings to the worker processes.
+HANDED_SETTINGS = "DVID_CLOUD_SETTINGS"
+
+
 class Settings(BaseSettings):
     """All that can be chosen. Field `x_y` is `x_y` in TOML and `DVID_X_Y` in the environment."""
 

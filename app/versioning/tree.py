@@ -216,7 +216,7 @@ class Tree:
         if self._store.scheme == "file":  # nobody else commits while this process holds the lock
             self._fingerprint = await self.map.fingerprint()
         for key, value in staged.writes.items():
-            if (value is None or len(value) <= PRIMED_BYTES) and not log.is_record(key):
+            if value and len(value) <= PRIMED_BYTES and not log.is_record(key):
                 head.know(key, value)  # the next mutation is likely to read it, such as the sequence
 
     async def _work(self) -> None:
