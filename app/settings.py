@@ -14,7 +14,6 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-
 #: Where the command line hands its settings to the worker processes.
 HANDED_SETTINGS = "DVID_CLOUD_SETTINGS"
 
