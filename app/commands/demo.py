@@ -82,7 +82,12 @@ def _show(server: Server, record: Path, browser: bool) -> None:
     url = viewer.get_viewer_url()
     click.echo(f"server       {server.url}\nneuroglancer {url}\nCtrl-C ends both")
     sys.stdout.flush()
-    if browser:
+    if browser and _has_screen():
         webbrowser.open(url)
     server.process.wait()
     raise Invalid(f"the server ended with status {server.process.returncode}")
+
+
+def _has_screen() -> bool:
+    """Whether a browser would have somewhere to show itself; without, one of text mode might take the terminal."""
+    return sys.platform in ("darwin", "win32") or any(name in os.environ for name in ("DISPLAY", "WAYLAND_DISPLAY"))

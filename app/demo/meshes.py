@@ -26,7 +26,7 @@ def surface(inside: npt.NDArray[np.bool_]) -> tuple[F32, U32]:
         corners[:, 1, first] += 1
         corners[:, 2, (first, second)] += 1
         corners[:, 3, second] += 1
-        # Triangles turn counter-clockwise, seen from outside. Of the two other axes those beside y are in reverse order.
+        # Seen from outside, corners go round counter-clockwise; for y the other two axes are the other way about.
         flip = outward if axis != 1 else ~outward
         corners[flip] = corners[flip][:, ::-1]
         quads.append((corners[..., 0] * sides[1] + corners[..., 1]) * sides[2] + corners[..., 2])
