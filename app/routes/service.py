@@ -86,9 +86,9 @@ class Service:
             if message["type"] == "lifespan.startup":
                 try:
                     await self.startup()
-                except Exception as error:
-                    await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
-                    raise
+                except DvidError as error:
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    return
                 await send({"type": "lifespan.startup.complete"})
             else:
                 await self.shutdown()
