@@ -4,19 +4,25 @@ zarr (2, 3), n5, precomputed   any URL that TensorStore opens, or a folder
 file.h5:/dataset               HDF5
 folder, file.tif               a stack of TIFF images, or one file with many pages
 file.npy, file.npz:name        numpy
+
+The files may be objects of a bucket (gs://, s3://), from where they are copied first.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
 
+from app.backends import objects
 from app.core.errors import Invalid
 from app.core.geometry import Box, Triple
 from app.ingest import tensorstores, tiffs
@@ -86,6 +92,11 @@ def open_source(text: str, axes: str | None = None) -> Source:
 
 
 def _open(text: str, axes: str | None) -> Source:
+    if objects.is_remote(text) and _is_file(text):
+        # TensorStore reads volumes of a bucket in place; other files are copied first, and go when the process does.
+        folder = tempfile.TemporaryDirectory(prefix="dvid-cloud-")
+        atexit.register(folder.cleanup)
+        text = str(objects.copy_to(text, Path(folder.name)))
     path, _, inner = text.rpartition(":") if _names_part(text) else (text, "", "")
     suffix = os.path.splitext(path)[1].lower()
     is_local = "://" not in text and "|" not in text
@@ -109,6 +120,12 @@ def of_array(name: str, array: Array) -> Source:
 def _names_part(text: str) -> bool:
     """Whether a path has the name of a data set in the file behind it, after a colon."""
     return "://" not in text and ":" in text and not os.path.exists(text)
+
+
+def _is_file(url: str) -> bool:
+    """Whether a URL names a file of a format that TensorStore does not read."""
+    suffix = os.path.splitext(urlsplit(url).path.rstrip("/"))[1].lower()
+    return suffix in (*HDF5_SUFFIXES, *TIFF_SUFFIXES, ".npy", ".npz")
 
 
 def _is_stack(path: Path) -> bool:
