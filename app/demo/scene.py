@@ -13,6 +13,8 @@ U64 = npt.NDArray[np.uint64]
 SHOWN = 12
 #: None of them has more than this part of the volume: in space it would hide the others.
 LARGEST = 0.02
+#: Nor are larger cells than this edited.
+LARGEST_EDITED = 0.05
 
 
 @dataclass
@@ -34,6 +36,10 @@ def choose(labels: U64) -> Scene:
     sizes = dict(zip(*np.unique(labels[::2, ::2, ::2], return_counts=True), strict=True))
     ids, areas = np.unique(window[window != 0], return_counts=True)
     # Large in the plane and in space, but not so large that it is everywhere.
+    bounded = [label for label in ids if sizes.get(label, 0) < LARGEST_EDITED * labels.size / 8]
+    if len(bounded) > 3:
+        kept = np.isin(ids, bounded)
+        ids, areas = ids[kept], areas[kept]
     order = ids[np.argsort([-area * sizes.get(label, 0) ** 0.5 for label, area in zip(ids, areas, strict=True)])]
     split = int(order[0])
     merged = _neighbours(window, split, order[:14])

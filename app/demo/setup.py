@@ -116,9 +116,11 @@ def _edit(client: Client, made: Made, chosen: scene.Scene) -> None:
     client.call("POST", f"{path}/raw/0_1_2/{size}/{offset}", body, compression="lz4", mutate="true", app="demo")
 
     kept, gone = chosen.merged
-    places = np.argwhere(labels == gone)
-    labels[tuple(places.T)] = kept
-    touched: list[Triple] = [(int(z), int(y), int(x)) for z, y, x in np.unique(places // BLOCK, axis=0)]
+    swallowed = labels == gone
+    labels[swallowed] = kept
+    nz, ny, nx = (length // BLOCK for length in labels.shape)
+    met = swallowed.reshape(nz, BLOCK, ny, BLOCK, nx, BLOCK).any(axis=(1, 3, 5))
+    touched: list[Triple] = [(int(z), int(y), int(x)) for z, y, x in np.argwhere(met)]
     stream = block_stream.join((place, _encoded(labels, place)) for place in touched)
     client.call("POST", f"{path}/blocks", stream, compression="blocks", downres="true", app="demo")
     asyncio.run(target.set_extents(([0, 0, 0], [x - 1, y - 1, z - 1])))
