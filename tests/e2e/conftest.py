@@ -35,9 +35,9 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium."""
+    """Headless Chromium. Playwright's event loop must end before other modules' tests run theirs."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("NO BROWSER TEST: Chromium is not installed (Debian: apt-get install chromium fonts-dejavu-core)")
