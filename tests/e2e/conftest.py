@@ -82,7 +82,7 @@ def end_demo(demo: Demo) -> int:
     """Press Ctrl-C, and return the status with which the demo ends."""
     demo.process.send_signal(signal.SIGINT)
     try:
-        return demo.process.wait(30)
+        return demo.process.wait(60)
     finally:
         demo.process.kill()
         assert demo.process.stdout is not None
