@@ -85,8 +85,7 @@ async def put_index(mutation: Mutation, message: LabelIndex) -> None:
             mutation.delete(key)
     for supervoxel, entries in listed.items():
         for zyx, number in entries:
-            one = np.array([supervoxel], np.uint64), np.array([number], np.uint32)
-            mutation.put(keys.counts(zyx, *one)[0], b"")
+            mutation.put(keys.count(supervoxel, zyx, number), b"")
         if supervoxel != body:
             for key in await mutation.keys(*keys.index_of(supervoxel)):
                 mutation.delete(key)

@@ -50,6 +50,11 @@ def counts(zyx: Triple, labels: U64, numbers: npt.NDArray[np.uint32]) -> list[by
     ]
 
 
+def count(supervoxel: int, zyx: Triple, voxels: int) -> bytes:
+    """One index key."""
+    return _SV + number(supervoxel) + block_key(zyx) + voxels.to_bytes(4, "big")
+
+
 def _words(values: npt.NDArray[np.generic], dtype: str) -> list[bytes]:
     """Numbers as big-endian byte strings."""
     size = np.dtype(dtype).itemsize
