@@ -79,25 +79,26 @@ def run(settings: Settings, log_level: str = "warning") -> None:
     """Serve until the process is told to stop."""
     import uvicorn
 
+    from app import serving
+    from app.protocol import Protocol
+
     os.environ[HANDED_SETTINGS] = settings.model_dump_json(exclude={"admin_token"})
     os.environ["DVID_ADMIN_TOKEN"] = settings.admin_token.get_secret_value()
-    click.echo(f"DVID Cloud {app.__version__}: {settings.store} at http://{settings.host}:{settings.port}")
-    sys.stdout.flush()
-    uvicorn.run(
+    config = uvicorn.Config(
         "app.main:create_app",
         factory=True,
         host=settings.host,
         port=settings.port,
         workers=settings.worker_count,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         access_log=log_level in ("debug", "info"),
         log_level=log_level,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=30,
         server_header=False,
+        proxy_headers=False,  # nothing here depends on who asks
     )
-
-
-if __name__ == "__main__":
-    main()
+    click.echo(f"DVID Cloud {app.__version__}: {settings.store} at http://{settings.host}:{settings.port}")
+    sys.stdout.flush()
+    serving.serve(config)

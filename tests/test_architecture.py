@@ -14,7 +14,7 @@ FILES = sorted(path for path in APP.rglob("*.py") if not path.name.endswith("_pb
 #: From the ground up; a module may import its own layer and those before it.
 LAYERS = ["core", "kernels", "formats", "backends", "versioning", "datatypes", "routes"]
 #: The composition root and the tools above the service; nothing below imports them.
-TOP = ["settings", "bootstrap", "main", "cli", "commands", "ingest", "demo"]
+TOP = ["settings", "bootstrap", "main", "cli", "serving", "protocol", "commands", "ingest", "demo"]
 #: Layers that may read the settings' type: they are values, made at the top and passed down.
 READS_SETTINGS = {"routes"}
 
