@@ -119,7 +119,7 @@ async def test_each_acknowledged_mutation_is_there_once_for_long(network: Networ
         network.renew()
         pods = [network.trees(retries=retries) for _ in range(3)]
         network.proxy.chance.update(chances)
-        good, bad = await increments(pods, 100)
+        good, bad = await increments(pods, 25)
         await check(network, good, bad)
 
 

@@ -334,7 +334,7 @@ def run(kind: str, examples: int, steps: int) -> None:
     )
 
 
-@pytest.mark.parametrize(("kind", "examples"), [("memory", 60), ("file", 40)])
+@pytest.mark.parametrize(("kind", "examples"), [("memory", 40), ("file", 40)])
 def test_trees_are_dictionaries(kind: str, examples: int) -> None:
     run(kind, examples, 25)
 
