@@ -299,7 +299,7 @@ def _keyvalue_post(bench: Bench) -> Plan:
 
 
 def _repos_info(bench: Bench) -> Plan:
-    for settings in (LABELMAP, GREY, {"typename": "keyvalue"}, {"typename": "annotation"}):
+    for settings in (LABELMAP, GREY, {"typename": "keyvalue"}, {"typename": "roi"}):
         bench.instance(settings)
     repos = json.loads(bench.server.get("/api/repos/info"))
     bench.notes.append(f"{len(repos)} repos on the server")

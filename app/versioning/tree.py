@@ -52,6 +52,8 @@ LONGEST_PAUSE_SECONDS = 0.25
 FAILURES = 3
 #: So many mutations at most share a commit; more would only make the first of them wait.
 BATCH = 256
+#: A commit waits this long for as many mutations as shared the one before; a client alone never waits.
+LINGER_SECONDS = 0.001
 #: On a bucket a sealed tree is looked at again this seldom: only an administrator can still change it.
 LOCKED_STALENESS_SECONDS = 60.0
 
@@ -118,6 +120,7 @@ class Tree:
         self._queue: list[_Queued] = []
         self._committer: asyncio.Task[None] | None = None
         self._is_committing = False
+        self._company = 1
         self._own_generation = 0
         self._has_met_others = False
         self._seal = SEAL + version.encode()
@@ -221,8 +224,11 @@ class Tree:
 
     async def _work(self) -> None:
         while self._queue:
+            if len(self._queue) < self._company:
+                await asyncio.sleep(LINGER_SECONDS)  # those who shared the last commit are likely to be back
             batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
             batch = [queued for queued in batch if not queued.answer.done()]
+            self._company = len(batch)
             try:
                 if batch:
                     await self._commit(batch)
