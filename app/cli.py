@@ -102,3 +102,7 @@ def run(settings: Settings, log_level: str = "warning") -> None:
     click.echo(f"DVID Cloud {app.__version__}: {settings.store} at http://{settings.host}:{settings.port}")
     sys.stdout.flush()
     serving.serve(config)
+
+
+if __name__ == "__main__":
+    main()
