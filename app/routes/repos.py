@@ -128,14 +128,33 @@ def lines_of(body: dict[str, Any], *, required: bool = True) -> list[str]:
 
 
 async def describe(service: Service, repo: Repo, version: Version) -> bytes:
-    """The JSON of a repo, as seen from one of its versions."""
+    """The JSON of a repo, as seen from one of its versions; remembered while nothing that it shows has changed."""
     datastore = service.datastore
-    instances = {}
-    for name in sorted(repo.by_name):
-        instance = repo.by_name[name]
-        if instance.typename in DATATYPES:
-            data = Data(datastore, repo, version, instance)
-            instances[name] = await DATATYPES[instance.typename].describe(data)
+    shown = [
+        Data(datastore, repo, version, repo.by_name[name])
+        for name in sorted(repo.by_name)
+        if repo.by_name[name].typename in DATATYPES
+    ]
+    heads = [await data.head() for data in shown]
+    state = (repo, version, await datastore.catalog.token(), datastore.repos.mutation_ids(repo.root).upcoming, *heads)
+    known = service.described.get(repo.root)
+    # A catalog without a token cannot say cheaply that its counters are as they were.
+    if known is not None and state[2] is not None and _is_same(known[0], state):
+        return known[1]
+    body = await _describe(service, repo, shown)
+    service.described[repo.root] = state, body
+    return body
+
+
+def _is_same(before: tuple[object, ...], now: tuple[object, ...]) -> bool:
+    return len(before) == len(now) and all(
+        a is b or (a == b and type(a) in (bytes, int)) for a, b in zip(before, now, strict=True)
+    )
+
+
+async def _describe(service: Service, repo: Repo, shown: list[Data]) -> bytes:
+    datastore = service.datastore
+    instances = {data.instance.name: await DATATYPES[data.instance.typename].describe(data) for data in shown}
     numbers = {node.uuid: node.number for node in repo.versions.values()}
     next_mutation = datastore.repos.mutation_ids(repo.root).upcoming
     return orjson.dumps(

@@ -54,6 +54,8 @@ class Service:
         self.throttle_limit = 1
         self.throttled = 0
         self.user_pings: dict[str, Any] = {}
+        #: The JSON of each repo, and the state that it shows.
+        self.described: dict[str, tuple[tuple[object, ...], bytes]] = {}
         self._admin_token = settings.admin_token.get_secret_value().encode()
         self._any_origin = "*" in settings.cors_domains
 
