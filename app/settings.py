@@ -56,7 +56,6 @@ class Settings(BaseSettings):
     note: str = Field(default="", description="a text shown by /api/server/note")
     read_only: bool = Field(default=False, description="refuse every write but an administrator's")
     full_write: bool = Field(default=False, description="accept writes to locked versions from everybody")
-    allow_labelmap_split: bool = Field(default=True, description="offer the split of bodies by voxels")
 
     cache_bytes: int = Field(default=256 << 20, ge=0, description="memory for stored values and encoded answers")
     max_body_bytes: int = Field(default=3 << 30, gt=0, description="the largest request body")

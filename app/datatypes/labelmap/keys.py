@@ -37,11 +37,6 @@ def block(scale: int, zyx: Triple) -> bytes:
     return b"block/" + bytes([scale]) + block_key(zyx)
 
 
-def blocks(scale: int) -> tuple[bytes, bytes]:
-    """The range of all blocks of a scale."""
-    return b"block/" + bytes([scale]), b"block/" + bytes([scale]) + b"\xff" * 13
-
-
 def counts(zyx: Triple, labels: U64, numbers: npt.NDArray[np.uint32]) -> list[bytes]:
     """Index keys of one block: one for each label, which must not be 0."""
     place = block_key(zyx)
