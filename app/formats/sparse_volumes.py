@@ -7,9 +7,40 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
+from app.core.errors import Invalid
+from app.core.geometry import MAX_COORDINATE
+
 I32 = npt.NDArray[np.int32]
 
 _HEADER = struct.Struct("<4B2I")
+
+
+def decode_runs(body: bytes | bytearray | memoryview) -> I32:
+    """The runs of the legacy form as a client sends it: int32 (n, 4) of x, y, z, length, in their order.
+
+    `Invalid` unless the header is that of runs along x in three dimensions, the runs are as many as it says, at least
+    one, and each is positive and ends within int32. The header's count of voxels is not looked at (DVID writes 0);
+    runs may overlap.
+    """
+    if len(body) < _HEADER.size:
+        raise Invalid(f"a sparse volume begins with {_HEADER.size} bytes of header, not {len(body)}")
+    kind, dimensions, along, _, _, count = _HEADER.unpack_from(body)
+    if (kind, dimensions, along) != (0, 3, 0):
+        raise Invalid(
+            f"a sparse volume begins with bytes 0, 3, 0 (binary, 3-D, along x), not {kind, dimensions, along}"
+        )
+    if len(body) != _HEADER.size + 16 * count:
+        raise Invalid(f"{count} runs have {16 * count} bytes; {len(body) - _HEADER.size} follow the header")
+    if not count:
+        raise Invalid("the sparse volume has no runs")
+    runs = np.frombuffer(body, "<i4", offset=_HEADER.size).reshape(-1, 4)
+    lengths = runs[:, 3]
+    if int(lengths.min()) <= 0:
+        raise Invalid(f"run {int(lengths.argmin())} has a length of {int(lengths.min())}")
+    ends = runs[:, 0].astype(np.int64) + lengths
+    if int(ends.max()) > MAX_COORDINATE:
+        raise Invalid(f"run {int(ends.argmax())} ends beyond the largest coordinate")
+    return runs.astype(np.int32, copy=False)
 
 
 def encode_runs(runs: I32) -> bytes:

@@ -41,7 +41,7 @@ def join_runs(runs: I32) -> I32:
 
     ValueError if a length is negative or the runs spread along x over more than an int32 can count.
     """
-    runs = _runs(runs)
+    runs = checked_runs(runs)
     if runs.size:
         ends = runs[:, 0].astype(np.int64) + runs[:, 3]
         if int(ends.max()) - int(runs[:, 0].min()) >= 1 << 31:
@@ -55,7 +55,7 @@ def paint_runs(runs: I32, start_zyx: Shape, shape_zyx: Shape) -> Mask:
 
     What lies outside of the box is ignored. ValueError if a length is negative.
     """
-    runs = _runs(runs)
+    runs = checked_runs(runs)
     if min(shape_zyx) < 0:
         raise ValueError("a box cannot have a negative side")
     mask = np.zeros(tuple(int(side) for side in shape_zyx), np.bool_)
@@ -67,7 +67,8 @@ def paint_runs(runs: I32, start_zyx: Shape, shape_zyx: Shape) -> Mask:
     return mask
 
 
-def _runs(runs: I32) -> I32:
+def checked_runs(runs: I32) -> I32:
+    """Return ``runs`` ready for compiled code; ValueError unless int32 (n, 4) without negative lengths."""
     runs = frozen_c(runs, np.int32, 2, "runs")
     if runs.shape[1] != 4:
         raise ValueError(f"runs must be rows of x, y, z, length, not of {runs.shape[1]} numbers")

@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from app.kernels import downres, label_block, lz4_labels, masks, runs, segmentation
+from app.kernels import downres, label_block, lz4_labels, masks, runs, segmentation, splits
 
 
 def compile_all() -> None:
@@ -29,6 +29,9 @@ def compile_all() -> None:
     runs.join_runs(found)
     runs.paint_runs(found, (0, 0, 0), (16, 16, 16))
     masks.block_mask(block, wanted)
+    splits.cut(found, (16, 16, 16))
+    splits.touched(block, found)
+    splits.apply(block, found, wanted, wanted + np.uint64(10), wanted + np.uint64(20))
     lz4_labels.compress(volume)
     lz4_labels.compress_blocks([block] + [None] * 8, (1, 1, 9), (16, 16, 16), (0, 0, 0), (16, 16, 144))
 
