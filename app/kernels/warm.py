@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from app.kernels import downres, label_block, lz4_labels, masks, runs, segmentation, splits
+from app.kernels import downres, fnv, label_block, lz4_labels, masks, runs, segmentation, splits
 
 
 def compile_all() -> None:
@@ -32,6 +32,7 @@ def compile_all() -> None:
     splits.cut(found, (16, 16, 16))
     splits.touched(block, found)
     splits.apply(block, found, wanted, wanted + np.uint64(10), wanted + np.uint64(20))
+    fnv.fnv1_128(b"a")
     lz4_labels.compress(volume)
     lz4_labels.compress_blocks([block] + [None] * 8, (1, 1, 9), (16, 16, 16), (0, 0, 0), (16, 16, 144))
 
