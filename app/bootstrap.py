@@ -11,8 +11,8 @@ from app.backends.catalog import Catalog
 from app.backends.store import Store, StoreOptions
 from app.core.errors import Invalid
 from app.datatypes import DATATYPES, imageblk
+from app.routes import annotation, instances, keyvalue, nodes, precomputed, repos, roi, server, volumes, zarr
 from app.routes import imageblk as images
-from app.routes import instances, keyvalue, nodes, precomputed, repos, roi, server, volumes, zarr
 from app.routes.endpoint import Endpoint, endpoints_of
 from app.routes.labelmap import bodies, bulk
 from app.routes.labelmap import plain as label_plain
@@ -23,6 +23,7 @@ from app.versioning.datastore import Datastore
 
 #: The modules with the endpoints of each datatype's instances.
 ENDPOINTS: Mapping[str, list[ModuleType]] = {
+    "annotation": [instances, annotation],
     "keyvalue": [instances, keyvalue],
     "labelmap": [instances, volumes, label_voxels, bodies, bulk, precomputed, zarr, label_plain],
     "roi": [instances, roi],
@@ -82,7 +83,8 @@ def endpoints() -> tuple[list[Endpoint], dict[str, list[Endpoint]]]:
         typename: [
             described
             for described in endpoints_of(*modules)
-            if described.path != "tags" or DATATYPES[typename].has_tags
+            if (described.path != "tags" or DATATYPES[typename].has_tags)
+            and (described.path != "sync" or DATATYPES[typename].syncs is not None)
         ]
         for typename, modules in ENDPOINTS.items()
     }

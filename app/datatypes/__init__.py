@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.datatypes import imageblk, keyvalue, labelmap, roi
+from app.datatypes import annotation, imageblk, keyvalue, labelmap, roi
 from app.datatypes.datatype import Datatype
 
 DATATYPES: Mapping[str, Datatype] = {
@@ -13,6 +13,7 @@ DATATYPES: Mapping[str, Datatype] = {
         keyvalue.DATATYPE,
         labelmap.DATATYPE,
         roi.DATATYPE,
+        annotation.DATATYPE,
         *imageblk.DATATYPES,
     ]
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +46,12 @@ class Datatype:
     extended: Callable[[Data, Snapshot], Awaitable[dict[str, Any] | None]] = _nothing
     has_extents: bool = False
     has_tags: bool = False
-    #: Datatypes to which an instance of this one may be synced.
-    syncs: frozenset[str] = frozenset()
+    #: Datatypes to which an instance of this one may be synced; None if it has nothing to do with syncs.
+    syncs: frozenset[str] | None = None
+    #: How many instances it may be synced to at the same time, if there is a limit.
+    most_syncs: int | None = None
+    #: What else is to be done when an instance is synced; it is told the instances by then.
+    synced: Callable[[Data, Sequence[Data], str, str], Awaitable[None]] | None = None
 
     async def describe(self, data: Data) -> dict[str, Any]:
         """The JSON of an instance at a version."""
@@ -65,7 +69,7 @@ class Datatype:
                 "RepoUUID": instance.version,
                 "Compression": f"{_NAMES[algorithm]}, level {level or -1}",
                 "Checksum": _CHECKSUMS[instance.checksum],
-                "Syncs": list(instance.syncs),
+                "Syncs": [data.repo.instances[uuid].name for uuid in instance.syncs if uuid in data.repo.instances],
                 "Versioned": instance.versioned,
                 "KVStore": data.trees.store.url,
                 "LogStore": data.trees.store.url,

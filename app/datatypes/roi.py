@@ -199,13 +199,13 @@ async def mask_of(data: Data, snapshot: Snapshot) -> Mask:
     return mask
 
 
-async def load(data: Data, name: str) -> Mask:
-    """The region that a request names as `name` (of the version of `data`) or as `name,version`."""
+async def named(data: Data, name: str) -> Data:
+    """The region that a request names as `name` (at the version of `data`) or as `name,version`."""
     name, comma, version = name.partition(",")
     other = await data.datastore.data(version, name) if comma else data.sibling(name)
     if other.instance.typename != DATATYPE.name:
         raise Invalid(f"data {name!r} is not a region of interest, but of type {other.instance.typename}")
-    return await mask_of(other, await other.head())
+    return other
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from app.routes import answers, shapes
 from app.routes.endpoint import Parameter, endpoint
 from app.routes.keyvalue import may_write_locked
 from app.routes.request import Request
+from app.routes.roi import region
 
 _ROI = Parameter("roi", "name of a region of interest, or name,version: outside of it voxels are 0 or stay as they are")
 _ATTENUATION = Parameter("attenuation", "accepted for old clients", "integer", None, least=1, most=7)
@@ -100,7 +101,7 @@ def _masked(dense: Array, mask: roi.Mask, box: Box) -> Array:
 
 async def _mask(request: Request) -> roi.Mask | None:
     name: str = request.query["roi"]
-    return await roi.load(request.data, name) if name else None
+    return await region(request, name) if name else None
 
 
 @endpoint(

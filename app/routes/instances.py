@@ -46,6 +46,27 @@ async def post_tags(request: Request) -> Response:
     return answers.empty()
 
 
+@endpoint("POST", "sync", body='{"sync": "name,name"}', query=[Parameter("replace", "forget the present ones", "flag")])
+async def post_sync(request: Request) -> Response:
+    """Name the instances whose data this one looks at, beside those named before. Syncs are not versioned."""
+    names = (await request.json_object()).get("sync")
+    if not isinstance(names, str):
+        raise Invalid("the body must be a JSON object with the names of instances as sync")
+    data, datatype = request.data, DATATYPES[request.data.instance.typename]
+    others = [data.sibling(name.strip()) for name in names.split(",") if name.strip()]
+    for other in others:
+        if other.instance.typename not in (datatype.syncs or ()):
+            raise Invalid(f"{datatype.name} {data.instance.name!r} cannot be synced with a {other.instance.typename}")
+    present = [] if request.query["replace"] else list(data.instance.syncs)
+    chosen = list(dict.fromkeys([*present, *[other.instance.uuid for other in others]]))
+    if datatype.most_syncs is not None and len(chosen) > datatype.most_syncs:
+        raise Invalid(f"a {datatype.name} is synced with {datatype.most_syncs} instance at most; see replace")
+    await edit(data, syncs=chosen)
+    if datatype.synced is not None and others:
+        await datatype.synced(data, others, request.user, request.app)
+    return answers.empty()
+
+
 @endpoint("GET", "mutations", answer="a list of records")
 async def get_mutations(request: Request) -> Response:
     """What was done to the instance in exactly this version, oldest first."""

@@ -27,6 +27,7 @@ class Request:
         "_version",
         "is_admin",
         "method",
+        "others",
         "path",
         "query",
         "raw_query",
@@ -50,6 +51,8 @@ class Request:
         self._data: Data | None = None
         #: The snapshot that the answer was made of: the router names its generation in the ETag.
         self.snapshot: Snapshot | None = None
+        #: Snapshots of further instances that the answer was made of; they are named as well.
+        self.others: list[tuple[Data, Snapshot]] = []
 
     @property
     def data(self) -> Data:
@@ -87,14 +90,26 @@ class Request:
     async def head(self) -> Snapshot:
         """The snapshot that this request reads, all of it: the newest, or the one of `?generation=`."""
         if self.snapshot is None:
-            generation = self.raw_query.get("generation")
-            if generation is None:
-                self.snapshot = await self.data.head()
-            elif generation.isascii() and generation.isdigit():
-                self.snapshot = await self.data.at(int(generation))
-            else:
-                raise Invalid(f"generation {generation!r} is not a number")
+            self.snapshot = await self._at(self.data, 0)
         return self.snapshot
+
+    async def head_of(self, other: Data) -> Snapshot:
+        """The snapshot of another instance that this request reads too: the newest, or of `?generation=own-other`."""
+        for data, snapshot in self.others:
+            if data.instance is other.instance and data.home is other.home:
+                return snapshot
+        snapshot = await self._at(other, len(self.others) + 1)
+        self.others.append((other, snapshot))
+        return snapshot
+
+    async def _at(self, data: Data, index: int) -> Snapshot:
+        text = self.raw_query.get("generation")
+        if text is None:
+            return await data.head()
+        generations = text.split("-")
+        if not all(number.isascii() and number.isdigit() and len(number) < 19 for number in generations):
+            raise Invalid(f"generation {text!r} is not a number, or several with a hyphen between")
+        return await data.at(int(generations[index])) if index < len(generations) else await data.head()
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The body in pieces as they come."""

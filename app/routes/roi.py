@@ -18,6 +18,12 @@ _SUBVOLUME_BYTES = 400
 _MAX_BATCH = 1 << 16
 
 
+async def region(request: Request, name: str) -> roi.Mask:
+    """The region of interest that a request names as `name` or `name,version`; its state shows in the answer's ETag."""
+    found = await roi.named(request.data, name)
+    return await roi.mask_of(found, await request.head_of(found))
+
+
 @endpoint("GET", "roi", answer="a list of spans [z, y, x0, x1]")
 async def get_roi(request: Request) -> Response:
     """The spans of blocks, both ends included, in order of z, y and x."""

@@ -189,8 +189,10 @@ class Service:
         data, snapshot = request.data, request.snapshot
         assert snapshot is not None
         form = ".gzip" if _IN_GZIP in response.raw_headers else ""  # where Accept-Encoding decides, tags must differ
-        tag = f'"{data.instance.uuid[:12]}.{data.line.version[:12]}.{snapshot.generation}{form}"'
+        generations = "-".join(str(read.generation) for read in [snapshot, *[other for _, other in request.others]])
+        tag = f'"{data.instance.uuid[:12]}.{data.line.version[:12]}.{generations}{form}"'
         is_final = data.is_locked and f"/api/node/{data.version.uuid}/" in scope["path"]
+        is_final = is_final and all(other.is_locked for other, _ in request.others)
         caching = "public, max-age=31536000, immutable" if is_final else "no-cache"
         if request.header(b"if-none-match") == tag:
             return Response(b"", 304, {"ETag": tag, "Cache-Control": caching})

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from starlette.responses import Response
 
-from app.core.errors import Invalid
 from app.datatypes import DATATYPES, voxels
 from app.routes import answers
 from app.routes.endpoint import endpoint
@@ -49,16 +48,4 @@ async def post_resolution(request: Request) -> Response:
         data.instance.uuid,
         lambda instance: replace(instance, settings={**instance.settings, "voxel_size": size}),
     )
-    return answers.empty()
-
-
-@endpoint("POST", "sync", body='{"sync": "name,name"}')
-async def post_sync(request: Request) -> Response:
-    """Refused but for an empty list: a volume follows no other data."""
-    names = (await request.json_object()).get("sync", "")
-    if not isinstance(names, str):
-        raise Invalid("the body must be a JSON object with sync as a string")
-    for name in filter(None, names.split(",")):
-        request.data.sibling(name)
-        raise Invalid(f"a {request.data.instance.typename} cannot be synced to {name!r}")
     return answers.empty()

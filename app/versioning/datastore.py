@@ -56,9 +56,9 @@ class Data:
         """Whether ordinary writes are refused."""
         return self.instance.versioned and self.version.locked
 
-    async def head(self) -> Snapshot:
-        """What the instance holds at this version now."""
-        return await self.trees.head(self.folder, self.line)
+    async def head(self, *, fresh: bool = False) -> Snapshot:
+        """What the instance holds at this version now; `fresh`: asked of the store, however lately it was."""
+        return await self.trees.head(self.folder, self.line, fresh=fresh)
 
     async def at(self, generation: int) -> Snapshot:
         """What it held at an earlier generation."""

@@ -38,7 +38,8 @@ class Version:
 class Instance:
     """A data instance: its general settings, and those of its datatype in `settings`.
 
-    `version` is where it was created; it is there by name in all versions of the repo.
+    `version` is where it was created; it is there by name in all versions of the repo. `syncs` are the UUIDs of the
+    instances whose data it looks at.
     """
 
     uuid: str

@@ -2,6 +2,9 @@
 
 Keys are `log/{sequence}` (big-endian), so a list is in the order in which the mutations took effect. A value is the
 nonce of the commit (16 bytes), by which a pod whose answer was lost recognises its own work, and then JSON.
+
+What data derived from a tree may have to look at again is beside it, under `touched/{sequence}`, for the few records
+that say so: a reader finds these without the others. What they hold is the datatype's own.
 """
 
 from __future__ import annotations
@@ -13,16 +16,20 @@ from typing import Any
 
 import orjson
 
-from app.versioning.snapshot import Snapshot
+from app.versioning.snapshot import Overlay, Reader, Snapshot
 
 _PREFIX = b"log/"
+_TOUCHED = b"touched/"
 _BEGUN = b"state/log/"
 _NONCE_BYTES = 16
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a mutation did: an action, the version, the mutation id, who did it with what, when, and its arguments."""
+    """What a mutation did: an action, the version, the mutation id, who did it with what, when, and its arguments.
+
+    `touched` says to the datatype what derived data must look at again.
+    """
 
     action: str
     version: str
@@ -31,6 +38,7 @@ class Record:
     app: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     time: datetime = field(default_factory=lambda: datetime.now(UTC))
+    touched: bytes = b""
 
     def encode(self, nonce: bytes) -> bytes:
         """The value under its key."""
@@ -66,6 +74,13 @@ def key(number: int) -> bytes:
     return _PREFIX + number.to_bytes(8, "big")
 
 
+def stage(staged: Overlay, number: int, record: Record, nonce: bytes) -> None:
+    """Stage a record under its number."""
+    staged.put(key(number), record.encode(nonce))
+    if record.touched:
+        staged.put(_TOUCHED + number.to_bytes(8, "big"), record.touched)
+
+
 def is_record(name: bytes) -> bool:
     """Whether a key is that of a record."""
     return name.startswith(_PREFIX)
@@ -99,3 +114,19 @@ async def records(snapshot: Snapshot, version: str) -> list[Record]:
     items = await snapshot.items(key(sequence_of(begun)), _PREFIX + b"\xff" * 9)
     found = [Record.decode(value) for _, value in items]
     return [record for record in found if record.version == version]
+
+
+async def touched(reader: Reader, after: int, last: int) -> list[bytes]:
+    """What the records after one number, up to and with another, have touched, oldest first."""
+    first, end = ((number + 1).to_bytes(8, "big") for number in (after, last))
+    values = await reader.get_many(await reader.keys(_TOUCHED + first, _TOUCHED + end))
+    return [value for value in values if value is not None]
+
+
+async def knows(reader: Reader, position: bytes) -> bool:
+    """Whether a tree's log goes through the state whose sequence number (the value of `sequence`) is given."""
+    number = sequence_of(position or None)
+    if not number:
+        return True
+    record = await reader.get(key(number))
+    return record is not None and nonce_of(record) == position[8:]

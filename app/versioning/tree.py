@@ -346,7 +346,7 @@ class Tree:
         if not records:
             return Overlay(base), outcomes, first
         for number, record in enumerate(records, first):
-            staged.put(log.key(number), record.encode(nonce))
+            log.stage(staged, number, record, nonce)
         staged.put(SEQUENCE, log.sequence(first + len(records) - 1, nonce))
         if begun is None:
             staged.put(log.begun_key(self.version), log.sequence(first, nonce))
@@ -399,9 +399,9 @@ class Trees:
         self._owners: dict[tuple[str, Line], Tree | None] = {}
         self._empty = Snapshot(store, None, 0, cache, cache.new_scope())
 
-    async def head(self, folder: str, line: Line) -> Snapshot:
+    async def head(self, folder: str, line: Line, *, fresh: bool = False) -> Snapshot:
         """What a version holds now: its own tree's newest snapshot, else its nearest ancestor's."""
-        staleness = self.store.max_staleness
+        staleness = 0.0 if fresh else self.store.max_staleness
         snapshot = None if line.is_locked else await self._tree(folder, line.version).head(staleness)
         if snapshot is None:
             owner = await self._nearest(folder, line)

@@ -15,6 +15,7 @@ GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
 
 #: Areas and scenarios that the parts built so far cover.
 COVERED = [
+    "annotation",
     "keyvalue",
     "imageblk",
     "roi",
@@ -32,6 +33,9 @@ _TYPES = "needs datatypes that are not built yet"
 _MERGES = "merges of versions are not built yet"
 #: What does not pass yet, and why.
 WAITING = {
+    "annotation/label-sync-legacy.json": _TYPES,
+    "annotation/label-sync.json": _EDITS,
+    "annotation/versions.json": _EDITS,
     "imageblk/versions.json": "an administrator's write to a locked version does not reach children that have a tree",
     "labelmap/query-fvdb-proximity.json": "fvdb and proximity are not built yet",
     "labelmap/query-supervoxels-and-bodies.json": _EDITS,

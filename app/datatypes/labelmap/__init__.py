@@ -53,5 +53,11 @@ async def extended(data: Data, snapshot: Snapshot) -> dict[str, Any]:
 
 
 DATATYPE = Datatype(
-    "labelmap", compression="gzip", settings=settings, extended=extended, has_extents=True, has_tags=True
+    "labelmap",
+    compression="gzip",
+    settings=settings,
+    extended=extended,
+    has_extents=True,
+    has_tags=True,
+    syncs=frozenset(),
 )

@@ -22,7 +22,7 @@ from app.core.errors import Invalid
 from app.core.geometry import Box, Triple
 from app.core.work import Workers
 from app.datatypes import voxels
-from app.datatypes.labelmap import blocks, counters, index, keys
+from app.datatypes.labelmap import blocks, counters, index, keys, touched
 from app.datatypes.labelmap.blocks import U8
 from app.datatypes.labelmap.keys import U64
 from app.kernels import downres, label_block
@@ -138,8 +138,8 @@ async def store(
             await voxels.grow_extents(data, mutation, box)
             if largest:
                 await counters.raise_max_label(mutation, largest)
-        # An empty log entry keeps the record short: which blocks changed is told by their number and box.
-        mutation.record(Record(action, data.home.uuid, mutation_id, user, app))
+        changed = touched.encode(places) if scale == 0 else b""
+        mutation.record(Record(action, data.home.uuid, mutation_id, user, app, touched=changed))
 
     await data.mutate(change, by_admin=by_admin)
 

@@ -8,12 +8,12 @@ from typing import Any
 import orjson
 
 from app.core.errors import Invalid
-from app.datatypes import roi
 from app.datatypes.labelmap import keys, mapping
 from app.datatypes.labelmap.mapping import IDENTITY, Mapping
 from app.datatypes.labelmap.write import Mask
 from app.routes.endpoint import Parameter
 from app.routes.request import Request
+from app.routes.roi import region
 
 SCALE = Parameter("scale", "0 is full resolution", "integer", 0, least=0, most=keys.MAX_SCALE)
 SUPERVOXELS = Parameter("supervoxels", "supervoxels instead of bodies", "flag", False)
@@ -36,7 +36,7 @@ async def mask_of(request: Request) -> Mask | None:
     name: str = request.query["roi"]
     if name and request.query.get("scale"):
         raise Invalid("a region of interest applies to scale 0 only")
-    return await roi.load(request.data, name) if name else None
+    return await region(request, name) if name else None
 
 
 def label_of(text: str) -> int:

@@ -1,0 +1,84 @@
+"""Keys of an annotation instance's tree. Integers are big-endian, so that their order is numeric.
+
+block/{z}{y}{x}             gzip of the JSON list of a block's elements: the master copy
+rows/{z}{y}{x}              for each of them in the same order what `blocks.ROW` says, its supervoxel included
+tag/{tag}\\0{z}{y}{x}        the block has an element with the tag; no value
+sv/{supervoxel}{z}{y}{x}    the block has an element in the supervoxel; no value
+given/{label}               a list that a client posted for a label instead
+state/grid                  the size x, y, z of the blocks, from the first write on
+state/labels                up to which mutation of the labels the supervoxels are true
+"""
+
+from __future__ import annotations
+
+from app.core.errors import Invalid
+from app.core.geometry import Triple, block_key, parse_block_key
+
+GRID = b"state/grid"
+LABELS = b"state/labels"
+
+_BLOCK, _ROWS, _TAG, _SV, _GIVEN = b"block/", b"rows/", b"tag/", b"sv/", b"given/"
+_PLACE_BYTES = 12
+#: Longer tags would not fit a key of the tree.
+MAX_TAG_BYTES = 60_000
+
+
+def block(zyx: Triple) -> bytes:
+    """The elements of a block."""
+    return _BLOCK + block_key(zyx)
+
+
+def rows(zyx: Triple) -> bytes:
+    """The rows of a block."""
+    return _ROWS + block_key(zyx)
+
+
+def all_rows() -> tuple[bytes, bytes]:
+    """The range of the rows of all blocks."""
+    return _ROWS, _ROWS + b"\xff" * (_PLACE_BYTES + 1)
+
+
+def rows_between(first: Triple, last: Triple) -> tuple[bytes, bytes]:
+    """The range of the rows of blocks from one to another in order of z, y, x, both included."""
+    return rows(first), rows(last) + b"\0"
+
+
+def tagged(tag: str, zyx: Triple) -> bytes:
+    """The key that says that a block has an element with a tag."""
+    return tagged_range(tag)[0] + block_key(zyx)
+
+
+def tagged_range(tag: str) -> tuple[bytes, bytes]:
+    """The range of these keys of a tag; `places` leaves out those of longer tags that begin with it and a NUL."""
+    encoded = tag.encode("utf-8", "surrogateescape")
+    if len(encoded) > MAX_TAG_BYTES:
+        raise Invalid(f"a tag has {len(encoded)} bytes; at most {MAX_TAG_BYTES} are allowed")
+    start = _TAG + encoded + b"\0"
+    return start, start + b"\xff" * (_PLACE_BYTES + 1)
+
+
+def supervoxel(label: int, zyx: Triple) -> bytes:
+    """The key that says that a block has an element in a supervoxel."""
+    return supervoxel_range(label)[0] + block_key(zyx)
+
+
+def supervoxel_range(label: int) -> tuple[bytes, bytes]:
+    """The range of these keys of a supervoxel."""
+    start = _SV + label.to_bytes(8, "big")
+    return start, start + b"\xff" * (_PLACE_BYTES + 1)
+
+
+def given(label: int) -> bytes:
+    """The list that a client posted for a label."""
+    return _GIVEN + label.to_bytes(8, "big")
+
+
+def all_given() -> tuple[bytes, bytes]:
+    """The range of all such lists."""
+    return _GIVEN, _GIVEN + b"\xff" * 9
+
+
+def places(keys: list[bytes], prefix: bytes = _ROWS) -> list[Triple]:
+    """The blocks z, y, x that keys with this prefix name."""
+    length = len(prefix) + _PLACE_BYTES
+    return [parse_block_key(key[len(prefix) :]) for key in keys if len(key) == length]

@@ -1,0 +1,236 @@
+"""Writing elements: every mutation keeps what they are found by (tags, supervoxels) true in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from app.core.errors import Invalid
+from app.core.geometry import Triple
+from app.core.work import Workers
+from app.datatypes import voxels
+from app.datatypes.annotation import blocks, keys, labels
+from app.datatypes.annotation.blocks import Rows
+from app.datatypes.annotation.labels import Labels
+from app.formats import element_json
+from app.formats.element_json import I32, Element
+from app.versioning.datastore import Data
+from app.versioning.log import Record
+from app.versioning.tree import Mutation
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Who writes to which instance."""
+
+    data: Data
+    user: str
+    app: str
+    by_admin: bool
+
+    async def mutate(
+        self, action: str, arguments: Mapping[str, Any], change: Callable[[Mutation, Labels | None], Awaitable[None]]
+    ) -> None:
+        """Run a change, which is told the labels of now, in one transaction with its record in the log."""
+        data = self.data
+        record = Record(action, data.home.uuid, await data.mutation_id(), self.user, self.app, arguments)
+
+        async def work(mutation: Mutation) -> None:
+            if await mutation.get(keys.GRID) is None:
+                mutation.put(keys.GRID, np.array(await labels.grid(data, mutation), "<i4").tobytes())
+            await change(mutation, await labels.settle(mutation, data))
+            mutation.record(record)
+
+        await data.mutate(work, by_admin=self.by_admin)
+
+
+async def _lookup(positions: I32, labels_now: Labels | None) -> blocks.U64:
+    if labels_now is None:
+        return np.zeros(len(positions), np.uint64)
+    return await labels_now.supervoxels(positions.astype(np.int64))
+
+
+async def _prepared(
+    writer: Writer, elements: Sequence[Element], workers: Workers
+) -> tuple[Rows, list[bytes], Labels | None]:
+    """Rows and JSON of elements, looked up before the transaction in the labels of now, which are answered too."""
+    rows, pieces = await workers.run(blocks.prepare, elements)
+    now = await labels.current(writer.data)
+    rows["supervoxel"] = await _lookup(rows["position"], now)
+    return rows, pieces, now
+
+
+async def _confirm(rows: Rows, then: Labels | None, now: Labels | None) -> None:
+    """Look up supervoxels again if the labels have changed since they were looked up."""
+    if (then and then.position) != (now and now.position):
+        rows["supervoxel"] = await _lookup(rows["position"], now)
+
+
+async def post_elements(writer: Writer, elements: Sequence[Element], workers: Workers) -> None:
+    """Add elements; one at the position of another replaces it."""
+    rows, pieces, then = await _prepared(writer, elements, workers)
+
+    async def change(mutation: Mutation, now: Labels | None) -> None:
+        await _confirm(rows, then, now)
+        await _apply(writer.data, mutation, rows, pieces)
+
+    await writer.mutate("element-post", {"Elements": len(rows)}, change)
+
+
+async def _apply(data: Data, mutation: Mutation, rows: Rows, pieces: Sequence[bytes | None]) -> None:
+    """Put elements where they belong, in the place of those at the same positions; without JSON: remove those."""
+    grid = await labels.grid(data, mutation)
+    groups = blocks.grouped(rows["position"], grid)
+    present = await blocks.fetch(mutation, [zyx for zyx, _ in groups])
+    for (zyx, chosen), old in zip(groups, present, strict=True):
+        places = _places(old.rows, rows[chosen], grid)
+        is_there = np.array([pieces[index] is not None for index in chosen.tolist()])
+        added, replaced = is_there & (places < 0), is_there & (places >= 0)
+        new_rows = np.concatenate([old.rows, rows[chosen[added]]])
+        new_rows[places[replaced]] = rows[chosen[replaced]]
+        new_pieces = [*old.pieces, *[pieces[index] for index in chosen[added].tolist()]]
+        for place, index in zip(places[replaced].tolist(), chosen[replaced].tolist(), strict=True):
+            new_pieces[place] = pieces[index]
+        fresh = [*places[replaced].tolist(), *range(len(old.rows), len(new_rows))]
+        gone = places[~is_there & (places >= 0)]
+        if len(gone):
+            kept = np.setdiff1d(np.arange(len(new_rows)), gone)
+            new_rows, new_pieces = new_rows[kept], [new_pieces[index] for index in kept.tolist()]
+            fresh = list(range(len(new_rows)))
+        blocks.put(mutation, zyx, old, new_rows, new_pieces, fresh)
+
+
+def _places(old: Rows, new: Rows, grid: Triple) -> npt.NDArray[np.int64]:
+    """For each row of one block the index of the old row at the same position, or -1."""
+    if not len(old):
+        return np.full(len(new), -1)
+    known, wanted = _within(old["position"], grid), _within(new["position"], grid)
+    order = np.argsort(known)
+    at = np.minimum(np.searchsorted(known[order], wanted), len(known) - 1)
+    return np.where(known[order[at]] == wanted, order[at], -1)
+
+
+def _within(positions: I32, grid: Triple) -> npt.NDArray[np.int64]:
+    """The number of each position x, y, z within its block."""
+    z, y, x = (positions[:, 2 - axis].astype(np.int64) % side for axis, side in enumerate(grid))
+    return (z * grid[1] + y) * grid[2] + x
+
+
+async def post_blocks(writer: Writer, given: Mapping[Triple, Sequence[Element]], workers: Workers) -> None:
+    """Replace all elements of blocks z, y, x."""
+    ready = {zyx: await _prepared(writer, elements, workers) for zyx, elements in given.items()}
+
+    async def change(mutation: Mutation, now: Labels | None) -> None:
+        grid = np.array(await labels.grid(writer.data, mutation), np.int64)
+        present = await blocks.fetch(mutation, list(ready))
+        for (zyx, (rows, pieces, then)), old in zip(ready.items(), present, strict=True):
+            if (rows["position"][:, ::-1] // grid != zyx).any():
+                z, y, x = zyx
+                raise Invalid(f"block {x},{y},{z} is given an element that lies in another block")
+            await _confirm(rows, then, now)
+            blocks.put(mutation, zyx, old, rows, pieces, range(len(rows)))
+
+    elements = sum(len(rows) for rows, _, _ in ready.values())
+    await writer.mutate("blocks-post", {"Blocks": len(ready), "Elements": elements}, change)
+
+
+async def delete(writer: Writer, point: Triple) -> None:
+    """Remove the element at a point x, y, z, and its partners' relations to it."""
+
+    async def change(mutation: Mutation, now: Labels | None) -> None:
+        element, partners = await _with_partners(writer.data, mutation, point)
+        for partner in partners:
+            partner.rels = [rel for rel in partner.rels or [] if rel.to != point]
+        await _apply_elements(writer.data, mutation, now, partners, gone=[element])
+
+    await writer.mutate("element-delete", {"Point": list(point)}, change)
+
+
+async def move(writer: Writer, start: Triple, end: Triple) -> None:
+    """Move an element from a point x, y, z to another, where none must be; its partners' relations follow."""
+
+    async def change(mutation: Mutation, now: Labels | None) -> None:
+        element, partners = await _with_partners(writer.data, mutation, start)
+        if start == end:
+            return
+        if await _element_at(writer.data, mutation, end) is not None:
+            raise Invalid(f"there is an element at {end} already")
+        gone = element_json.Element(start)
+        for changed in [element, *partners]:
+            for rel in changed.rels or []:
+                if rel.to == start:
+                    rel.to = end
+        element.pos = end
+        await _apply_elements(writer.data, mutation, now, [element, *partners], gone=[gone])
+
+    await writer.mutate("element-move", {"From": list(start), "To": list(end)}, change)
+
+
+async def _element_at(data: Data, mutation: Mutation, point: Triple) -> Element | None:
+    (z, y, x) = (a // b for a, b in zip(point[::-1], await labels.grid(data, mutation), strict=True))
+    (block,) = await blocks.fetch(mutation, [(z, y, x)])
+    index = block.find(point)
+    return None if index is None else element_json.decode(block.pieces[index])
+
+
+async def _with_partners(data: Data, mutation: Mutation, point: Triple) -> tuple[Element, list[Element]]:
+    """The element at a point, and those to which it names relations."""
+    element = await _element_at(data, mutation, point)
+    if element is None:
+        raise Invalid(f"there is no element at {point}")
+    named = dict.fromkeys(rel.to for rel in element.rels or [] if rel.to != point)
+    found = [await _element_at(data, mutation, place) for place in named]
+    return element, [partner for partner in found if partner is not None]
+
+
+async def _apply_elements(
+    data: Data, mutation: Mutation, now: Labels | None, changed: Sequence[Element], gone: Sequence[Element]
+) -> None:
+    rows, pieces = blocks.prepare([*gone, *changed])
+    rows["supervoxel"] = await _lookup(rows["position"], now)
+    await _apply(data, mutation, rows, [*[None for _ in gone], *pieces[len(gone) :]])
+
+
+async def post_lists(writer: Writer, lists: Mapping[int, Sequence[Element]]) -> None:
+    """Set what is answered for labels, whatever lies in them, until the instance is reloaded."""
+
+    async def change(mutation: Mutation, now: Labels | None) -> None:
+        for label, elements in lists.items():
+            mutation.put(keys.given(label), element_json.listed(list(map(element_json.encode, elements))))
+
+    await writer.mutate("labels-post", {"Labels": list(lists)}, change)
+
+
+async def reload(writer: Writer) -> None:
+    """Look up all elements anew, forget the lists posted for labels, and cut the blocks as the labels are cut.
+
+    Nothing needs this to be answered rightly, save that lists are posted to be answered instead.
+    """
+    data = writer.data
+
+    async def change(mutation: Mutation, now: Labels | None) -> None:
+        mutation.delete_range(*keys.all_given())
+        source = labels.source(data)
+        shape = labels.DEFAULT_GRID if source is None else voxels.block_shape(source)
+        if shape != await labels.grid(data, mutation):
+            await _regrid(mutation, shape)
+        await labels.settle(mutation, data, anew=True)
+
+    await writer.mutate("reload", {}, change)
+
+
+async def _regrid(mutation: Mutation, shape: Triple) -> None:
+    """Cut the elements into blocks of another shape z, y, x."""
+    places = await blocks.all_places(mutation)
+    present = await blocks.fetch(mutation, places)
+    rows = np.concatenate([blocks.NO_ROWS, *[block.rows for block in present]])
+    pieces = [piece for block in present for piece in block.pieces]
+    for zyx, block in zip(places, present, strict=True):
+        blocks.put(mutation, zyx, block, blocks.NO_ROWS, [], ())
+    mutation.put(keys.GRID, np.array(shape, "<i4").tobytes())
+    for zyx, chosen in blocks.grouped(rows["position"], shape):
+        blocks.put(mutation, zyx, blocks.EMPTY, rows[chosen], [pieces[i] for i in chosen.tolist()], range(len(chosen)))
