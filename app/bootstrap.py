@@ -16,6 +16,7 @@ from app.routes import imageblk as images
 from app.routes.endpoint import Endpoint, endpoints_of
 from app.routes.labelmap import bodies, bulk
 from app.routes.labelmap import plain as label_plain
+from app.routes.labelmap import sparse as label_sparse
 from app.routes.labelmap import voxels as label_voxels
 from app.routes.service import Service
 from app.settings import Settings
@@ -25,7 +26,7 @@ from app.versioning.datastore import Datastore
 ENDPOINTS: Mapping[str, list[ModuleType]] = {
     "annotation": [instances, annotation],
     "keyvalue": [instances, keyvalue],
-    "labelmap": [instances, volumes, label_voxels, bodies, bulk, precomputed, zarr, label_plain],
+    "labelmap": [instances, volumes, label_voxels, bodies, label_sparse, bulk, precomputed, zarr, label_plain],
     "roi": [instances, roi],
     **{datatype.name: [instances, volumes, images, precomputed, zarr] for datatype in imageblk.DATATYPES},
 }

@@ -61,6 +61,21 @@ def gzip(data: Bytes, level: int = 1) -> bytes:
     return compressed
 
 
+class GzipStream:
+    """A gzip stream made piece by piece: what `add` gives for each, and `end`, joined."""
+
+    def __init__(self, level: int = 1) -> None:
+        self._stream = isal_zlib.compressobj(_isal_level(level), isal_zlib.DEFLATED, _GZIP_WINDOW)
+
+    def add(self, data: Bytes) -> bytes:
+        """What can be sent once these bytes are known; perhaps nothing yet."""
+        return bytes(self._stream.compress(data))
+
+    def end(self) -> bytes:
+        """What comes last."""
+        return bytes(self._stream.flush())
+
+
 def ungzip(data: Bytes, most: int) -> bytes:
     """What a gzip stream (of one or several members) holds, at most `most` bytes."""
     pieces: list[bytes] = []

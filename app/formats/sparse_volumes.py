@@ -7,12 +7,13 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
-from app.core.errors import Invalid
+from app.core.errors import Invalid, TooLarge
 from app.core.geometry import MAX_COORDINATE
 
 I32 = npt.NDArray[np.int32]
 
 _HEADER = struct.Struct("<4B2I")
+RUN_BYTES = 16
 
 
 def decode_runs(body: bytes | bytearray | memoryview) -> I32:
@@ -45,7 +46,14 @@ def decode_runs(body: bytes | bytearray | memoryview) -> I32:
 
 def encode_runs(runs: I32) -> bytes:
     """The legacy form: 12-byte header (binary, 3 dimensions, runs along x, no count of voxels) and the runs."""
-    return _HEADER.pack(0, 3, 0, 0, 0, len(runs)) + encode_bare_runs(runs)
+    return header(len(runs)) + encode_bare_runs(runs)
+
+
+def header(count: int) -> bytes:
+    """What stands in front of so many runs."""
+    if count >> 32:
+        raise TooLarge(f"{count} runs are more than a sparse volume can have")
+    return _HEADER.pack(0, 3, 0, 0, 0, count)
 
 
 def encode_bare_runs(runs: I32) -> bytes:
@@ -54,12 +62,14 @@ def encode_bare_runs(runs: I32) -> bytes:
 
 
 def block_runs(blocks_zyx: npt.NDArray[np.int64]) -> I32:
-    """Blocks, int64 (n, 3) as z, y, x, as runs along x: int32 (m, 4) of x, y, z, length."""
+    """Blocks, int64 (n, 3) as z, y, x, sorted and distinct, as runs along x: int32 (m, 4) of x, y, z, length."""
     if not len(blocks_zyx):
         return np.empty((0, 4), np.int32)
-    rows = np.unique(blocks_zyx, axis=0)
-    same_row = (rows[1:, :2] == rows[:-1, :2]).all(axis=1) & (rows[1:, 2] == rows[:-1, 2] + 1)
-    starts = np.flatnonzero(np.concatenate([[True], ~same_row]))
-    lengths = np.diff(np.append(starts, len(rows)))
-    first = rows[starts]
-    return np.stack([first[:, 2], first[:, 1], first[:, 0], lengths], axis=1).astype(np.int32)
+    z, y, x = blocks_zyx.T
+    is_first = np.ones(len(blocks_zyx) + 1, bool)
+    is_first[1:-1] = (x[1:] != x[:-1] + 1) | (y[1:] != y[:-1]) | (z[1:] != z[:-1])
+    starts = np.flatnonzero(is_first)
+    runs = np.empty((len(starts) - 1, 4), np.int32)
+    starts, runs[:, 3] = starts[:-1], np.diff(starts)
+    runs[:, :3] = blocks_zyx[starts, ::-1]
+    return runs

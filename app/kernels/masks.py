@@ -1,75 +1,91 @@
-"""Which voxels of a block have one of some labels, as DVID's binary blocks say it?
+"""Which voxels of blocks have one of some labels, as DVID's binary blocks say it?
 
 One block is a byte: 0 none, 1 all, 2 mixed. After a 2 comes a byte of the same meaning for every sub-block of 8×8×8 (z
 outermost, x fastest), and after each 2 among those 64 bytes with one bit per voxel, x fastest, least significant first.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
-from app.kernels.label_block import _header, layout
-from app.kernels.runs import flags_of, sorted_labels
-from app.kernels.words import U8, U64, Int, frozen_c, get32, unpack_sub, width_of
+from app.kernels.bits import fill, joined, sorted_labels
+from app.kernels.label_block import Shape
+from app.kernels.words import I64, U8, U64, Int, frozen_c, put32
+
+_FRONT = 12
 
 
-def block_mask(data: U8, wanted: U64) -> U8:
-    """Return the binary block (uint8, 1-D) of the voxels of a checked label block that have a wanted label.
+def binary_blocks(blocks: Sequence[U8], places_zyx: npt.NDArray[np.int64], shape_zyx: Shape, wanted: U64) -> U8:
+    """Return what a stream of binary blocks holds behind its header (uint8, 1-D).
 
-    ``wanted`` is uint64, sorted. A result of one byte says none (0) or all (1).
+    ``blocks`` are checked and of one shape, ``places_zyx`` int64 (n, 3) their block coordinates; ``wanted`` is uint64,
+    sorted. For each block that has wanted voxels: int32 x, y, z of its first voxel and the binary block.
     """
-    data = frozen_c(data, np.uint8, 1, "label block")
-    gz, gy, gx, n = _header(data)
-    return _block_mask(data, gz * gy * gx, n, sorted_labels(wanted))
+    places = frozen_c(places_zyx, np.int64, 2, "block coordinates")
+    if places.shape != (len(blocks), 3):
+        raise ValueError(f"{len(blocks)} blocks need as many coordinates z, y, x, not {places.shape}")
+    cat, starts = joined(blocks, shape_zyx)
+    gz, gy, gx = (int(side) // 8 for side in shape_zyx)
+    return _binary_blocks(cat, starts, places, gz, gy, gx, sorted_labels(wanted))
 
 
 @njit(nogil=True, cache=True)
-def _block_mask(data: U8, subs: Int, n_labels: Int, wanted: U64) -> U8:
-    flags = flags_of(data, n_labels, wanted)
-    single = np.empty(1, np.uint8)
-    if n_labels <= 1:
-        single[0] = flags[0]
-        return single
-    if flags.max() == 0:
-        single[0] = 0
-        return single
-    index, value = layout(data, subs, n_labels)
-    out = np.empty(1 + 65 * subs, np.uint8)
-    out[0] = 2
-    end = 1
-    values = np.zeros(512, np.uint16)
-    local = np.zeros(512, np.uint8)
-    voxels: Int = 0
-    for s in range(subs):
-        n = (index[s + 1] - index[s]) >> 2
-        some, all_of = np.uint8(0), np.uint8(1)
-        if n == 0:
-            some = all_of = flags[n_labels]
-        for i in range(n):
-            local[i] = flags[get32(data, index[s] + 4 * i)]
-            some |= local[i]
-            all_of &= local[i]
-        if some == all_of:
-            out[end] = some
-            end += 1
-            voxels += 512 * np.int64(some)
+def _binary_blocks(cat: U8, starts: I64, places: I64, gz: Int, gy: Int, gx: Int, wanted: U64) -> U8:
+    subs = gz * gy * gx
+    rows = np.zeros((64 * gz * gy, (gx + 7) // 8), np.uint64)
+    longest = _FRONT + 1 + 65 * subs
+    out = np.empty(longest, np.uint8)
+    end = 0
+    for b in range(places.shape[0]):
+        found = fill(cat[starts[b] : starts[b + 1]], gz, gy, gx, wanted, rows)
+        if found == 0:
             continue
-        unpack_sub(data, value[s], width_of(n), values)
-        inside: Int = 0
-        for r in range(64):
-            bits: Int = 0
-            for i in range(8):
-                bit = np.int64(local[values[8 * r + i]])
-                inside += bit
-                bits |= bit << i
-            out[end + 1 + r] = np.uint8(bits)
-        voxels += inside
-        if inside == 0 or inside == 512:  # a label of the table that no voxel has, or all have
-            out[end] = np.uint8(inside == 512)
-            end += 1
+        if end + longest > out.size:
+            more = np.empty(2 * out.size + longest, np.uint8)
+            more[:end] = out[:end]
+            out = more
+        put32(out, end, 8 * gx * places[b, 2])
+        put32(out, end + 4, 8 * gy * places[b, 1])
+        put32(out, end + 8, 8 * gz * places[b, 0])
+        if found == 2:
+            size, found = _mixed(rows, gz, gy, gx, out, end + _FRONT + 1)
+            if found == 0:
+                continue
         else:
-            out[end] = 2
-            end += 65
-    if voxels == 0 or voxels == 512 * subs:
-        single[0] = np.uint8(voxels != 0)
-        return single
+            size = 0
+        out[end + _FRONT] = found
+        end += _FRONT + 1 + (size if found == 2 else 0)
     return out[:end].copy()
+
+
+@njit(nogil=True, cache=True)
+def _mixed(rows: U64, gz: Int, gy: Int, gx: Int, out: U8, end: Int) -> tuple[Int, Int]:
+    """Write the sub-blocks of a block from byte ``end`` on; return how many bytes, and 0 none, 1 all or 2 mixed."""
+    begin = end
+    some, all_of = np.uint8(0), np.uint8(255)
+    for sz in range(gz):
+        for sy in range(gy):
+            first = 64 * gy * sz + 8 * sy
+            for sx in range(gx):
+                any_here, all_here = np.uint8(0), np.uint8(255)
+                shift = np.uint64(8 * (sx & 7))
+                for r in range(64):
+                    bits = np.uint8(rows[first + 8 * gy * (r >> 3) + (r & 7), sx >> 3] >> shift)
+                    out[end + 1 + r] = bits
+                    any_here |= bits
+                    all_here &= bits
+                some |= any_here
+                all_of &= all_here
+                if any_here == 0 or all_here == 255:
+                    out[end] = all_here & np.uint8(1)
+                    end += 1
+                else:
+                    out[end] = 2
+                    end += 65
+    if some == 0:
+        return 0, 0
+    if all_of == 255:
+        return 0, 1
+    return end - begin, 2

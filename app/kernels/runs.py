@@ -3,51 +3,75 @@
 A run is a row x, y, z, length of int32, the order of DVID's run-length encoded sparse volumes.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
-from app.kernels.label_block import Shape, _header, layout
-from app.kernels.words import (
-    I32,
-    U8,
-    U64,
-    Int,
-    Mask,
-    frozen_c,
-    get32,
-    get64,
-    unpack_sub,
-    width_of,
-)
+from app.kernels.bits import clip, fill, fill_all, joined, sorted_labels
+from app.kernels.label_block import Shape
+from app.kernels.words import I32, I64, U8, U64, Int, Mask, frozen_c
+
+OPEN: tuple[tuple[int, int, int], tuple[int, int, int]] = ((-(1 << 40),) * 3, (1 << 40,) * 3)
+"""Bounds that leave out nothing."""
+
+_CLOSED = -(1 << 40)
+_DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
+_PLACES = np.zeros(64, np.uint8)
+for _place in range(64):
+    _PLACES[((1 << _place) * int(_DE_BRUIJN) & ((1 << 64) - 1)) >> 58] = _place
 
 
-def block_runs(data: U8, wanted: U64, offset_zyx: Shape) -> I32:
-    """Return the runs, int32 (n, 4) of x, y, z, length, of the voxels of a checked block that have a wanted label.
+def runs_of_blocks(
+    blocks: Sequence[U8],
+    places_zyx: npt.NDArray[np.int64],
+    shape_zyx: Shape,
+    wanted: U64,
+    bounds_zyx: tuple[tuple[int, int, int], tuple[int, int, int]] = OPEN,
+) -> I32:
+    """Return the runs, int32 (n, 4) of x, y, z, length, of the voxels that have a wanted label.
 
-    ``wanted`` is uint64, sorted; ``offset_zyx`` is the voxel where the block begins. Runs come in order of z, y, x and
-    are as long as they can be inside the block: neighbours of different wanted labels share a run.
+    ``blocks`` are checked and of one shape, ``places_zyx`` int64 (n, 3) their block coordinates, sorted; ``wanted`` is
+    uint64, sorted; ``bounds_zyx`` are the first and the last voxel, exact. Runs are as long as they can be: they join
+    different wanted labels and go on from block to block. They come in the order of the blocks in which they end, and
+    there by z, y, x, but those that end with a row of blocks come together behind it.
     """
-    data = frozen_c(data, np.uint8, 1, "label block")
-    gz, gy, gx, n = _header(data)
-    z, y, x = (int(v) for v in offset_zyx)
-    low, high = -(1 << 31), (1 << 31) - 1
-    if any(not low <= v <= high - 8 * g for v, g in ((z, gz), (y, gy), (x, gx))):
-        raise ValueError(f"a block at {x}, {y}, {z} (x, y, z) leaves the range of int32")
-    return _block_runs(data, gz, gy, gx, n, sorted_labels(wanted), z, y, x)
+    return _call(blocks, places_zyx, shape_zyx, wanted, bounds_zyx, True)[0]
 
 
-def join_runs(runs: I32) -> I32:
-    """Sort runs (int32, n×4) by z, y, x and merge those that touch or overlap; empty ones are left out.
+def count_runs_of_blocks(
+    blocks: Sequence[U8],
+    places_zyx: npt.NDArray[np.int64],
+    shape_zyx: Shape,
+    wanted: U64,
+    bounds_zyx: tuple[tuple[int, int, int], tuple[int, int, int]] = OPEN,
+) -> int:
+    """Return how many runs :func:`runs_of_blocks` would give."""
+    return int(_call(blocks, places_zyx, shape_zyx, wanted, bounds_zyx, False)[1])
 
-    ValueError if a length is negative or the runs spread along x over more than an int32 can count.
-    """
-    runs = checked_runs(runs)
-    if runs.size:
-        ends = runs[:, 0].astype(np.int64) + runs[:, 3]
-        if int(ends.max()) - int(runs[:, 0].min()) >= 1 << 31:
-            raise ValueError("runs spread too far along x to be joined")
-    order = np.lexsort((runs[:, 0], runs[:, 1], runs[:, 2]))
-    return _join(np.ascontiguousarray(runs[order]))
+
+def _call(
+    blocks: Sequence[U8],
+    places_zyx: npt.NDArray[np.int64],
+    shape_zyx: Shape,
+    wanted: U64,
+    bounds_zyx: tuple[tuple[int, int, int], tuple[int, int, int]],
+    is_kept: bool,
+) -> tuple[I32, Int]:
+    places = frozen_c(places_zyx, np.int64, 2, "block coordinates")
+    if places.shape != (len(blocks), 3):
+        raise ValueError(f"{len(blocks)} blocks need as many coordinates z, y, x, not {places.shape}")
+    if not len(blocks):
+        return np.empty((0, 4), np.int32), 0
+    sides = np.array(shape_zyx, np.int64)
+    low, high = places.min(axis=0), places.max(axis=0) + 1
+    if (low * sides < -(1 << 31)).any() or (high * sides > 1 << 31).any() or (high - low)[2] * sides[2] >= 1 << 31:
+        raise ValueError("the blocks leave the range of int32, or spread too far along x")
+    cat, starts = joined(blocks, shape_zyx)
+    gz, gy, gx = (int(side) // 8 for side in shape_zyx)
+    first, last = (np.array(bound, np.int64) for bound in bounds_zyx)
+    return _runs_of_blocks(cat, starts, places, gz, gy, gx, sorted_labels(wanted), first, last, is_kept)
 
 
 def paint_runs(runs: I32, start_zyx: Shape, shape_zyx: Shape) -> Mask:
@@ -77,154 +101,101 @@ def checked_runs(runs: I32) -> I32:
     return runs
 
 
-def sorted_labels(wanted: U64) -> U64:
-    """Return ``wanted`` (uint64, 1-D) ready for :func:`flags_of`; ValueError unless it is sorted."""
-    wanted = frozen_c(wanted, np.uint64, 1, "wanted labels")
-    if np.any(wanted[1:] < wanted[:-1]):
-        raise ValueError("wanted labels must be sorted")
-    return wanted
+@njit(nogil=True, cache=True)
+def lowest(bits: np.uint64) -> Int:
+    """Return the place of the lowest bit that is set; ``bits`` is not 0."""
+    return np.int64(_PLACES[(bits & (~bits + np.uint64(1))) * _DE_BRUIJN >> np.uint64(58)])
 
 
 @njit(nogil=True, cache=True)
-def contains(wanted: U64, label: np.uint64) -> bool:
-    """Look up ``label`` in a sorted list."""
-    low, high = 0, wanted.size
-    while low < high:
-        middle = (low + high) >> 1
-        if wanted[middle] < label:
-            low = middle + 1
-        else:
-            high = middle
-    return low < wanted.size and wanted[low] == label
+def _room(out: I32, n: Int, more: Int) -> I32:
+    """Return ``out``, or a longer copy when there is no room for ``more`` runs behind the first ``n``."""
+    if n + more <= out.shape[0]:
+        return out
+    longer = np.empty((2 * out.shape[0] + more, 4), np.int32)
+    longer[:n] = out[:n]
+    return longer
 
 
 @njit(nogil=True, cache=True)
-def flags_of(data: U8, n_labels: Int, wanted: U64) -> U8:
-    """Return per entry of a block's header list whether it is wanted (uint8, n_labels + 1; the last: is label 0)."""
-    flags = np.zeros(n_labels + 1, np.uint8)
-    for i in range(n_labels):
-        flags[i] = contains(wanted, get64(data, 16 + 8 * i))
-    flags[n_labels] = contains(wanted, np.uint64(0))
-    return flags
-
-
-@njit(nogil=True, cache=True)
-def _block_runs(data: U8, gz: Int, gy: Int, gx: Int, n_labels: Int, wanted: U64, z0: Int, y0: Int, x0: Int) -> I32:
-    flags = flags_of(data, n_labels, wanted)
-    if n_labels <= 1:
-        if flags[0] == 0:
-            return np.empty((0, 4), np.int32)
-        full = np.empty((64 * gz * gy, 4), np.int32)
-        for r in range(64 * gz * gy):
-            full[r, 0] = x0
-            full[r, 1] = y0 + r % (8 * gy)
-            full[r, 2] = z0 + r // (8 * gy)
-            full[r, 3] = 8 * gx
-        return full
-    if flags.max() == 0:
-        return np.empty((0, 4), np.int32)
-    index, value = layout(data, gz * gy * gx, n_labels)
-    out = np.empty((1024, 4), np.int32)
-    n_out = 0
-    values = np.zeros(512, np.uint16)
-    local = np.zeros(512, np.uint8)
-    rows = np.empty((64, gx), np.uint8)  # of one row of sub-blocks: eight voxels to a byte, x fastest = lowest bit
-    for sz in range(gz):
-        for sy in range(gy):
-            any_wanted = np.uint8(0)
-            for sx in range(gx):
-                s = (sz * gy + sy) * gx + sx
-                n = (index[s + 1] - index[s]) >> 2
-                some, all_of = np.uint8(0), np.uint8(1)
-                if n == 0:
-                    some = all_of = flags[n_labels]
-                for i in range(n):
-                    local[i] = flags[get32(data, index[s] + 4 * i)]
-                    some |= local[i]
-                    all_of &= local[i]
-                any_wanted |= some
-                if some == all_of:
-                    for r in range(64):
-                        rows[r, sx] = np.uint8(255) if some else np.uint8(0)
-                else:
-                    unpack_sub(data, value[s], width_of(n), values)
-                    for r in range(64):
-                        bits: Int = 0
-                        for i in range(8):
-                            bits |= np.int64(local[values[8 * r + i]]) << i
-                        rows[r, sx] = np.uint8(bits)
-            if any_wanted == 0:
-                continue
-            # rows come out in order of z, y within this row of sub-blocks
-            for r in range(64):
-                open_at = -1
-                for sx in range(gx):
-                    row = np.int64(rows[r, sx])
-                    if (row == 0 and open_at < 0) or (row == 255 and open_at >= 0):
-                        continue
-                    if n_out + 8 > out.shape[0]:
-                        more = np.empty((2 * out.shape[0], 4), np.int32)
-                        more[:n_out] = out[:n_out]
-                        out = more
-                    for i in range(8):
-                        if (row >> i) & 1:
-                            if open_at < 0:
-                                open_at = 8 * sx + i
-                        elif open_at >= 0:
-                            out[n_out, 0] = x0 + open_at
-                            out[n_out, 1] = y0 + 8 * sy + (r & 7)
-                            out[n_out, 2] = z0 + 8 * sz + (r >> 3)
-                            out[n_out, 3] = 8 * sx + i - open_at
-                            n_out += 1
-                            open_at = -1
-                if open_at >= 0:
-                    if n_out == out.shape[0]:
-                        more = np.empty((2 * out.shape[0], 4), np.int32)
-                        more[:n_out] = out[:n_out]
-                        out = more
-                    out[n_out, 0] = x0 + open_at
-                    out[n_out, 1] = y0 + 8 * sy + (r & 7)
-                    out[n_out, 2] = z0 + 8 * sz + (r >> 3)
-                    out[n_out, 3] = 8 * gx - open_at
-                    n_out += 1
-    # sorted by (sub-block z, sub-block y, z, y): put z before y
-    return _by_z_y(out[:n_out], gy, y0, z0, gz)
-
-
-@njit(nogil=True, cache=True)
-def _by_z_y(runs: I32, gy: Int, y0: Int, z0: Int, gz: Int) -> I32:
-    """Counting sort by row (z, y), which keeps the order along x."""
-    first = np.zeros(64 * gz * gy + 1, np.int64)
-    for i in range(runs.shape[0]):
-        first[(np.int64(runs[i, 2]) - z0) * 8 * gy + np.int64(runs[i, 1]) - y0 + 1] += 1
-    for r in range(64 * gz * gy):
-        first[r + 1] += first[r]
-    out = np.empty_like(runs)
-    for i in range(runs.shape[0]):
-        row = (np.int64(runs[i, 2]) - z0) * 8 * gy + np.int64(runs[i, 1]) - y0
-        for k in range(4):
-            out[first[row], k] = runs[i, k]
-        first[row] += 1
-    return out
-
-
-@njit(nogil=True, cache=True)
-def _join(runs: I32) -> I32:
-    out = np.empty_like(runs)
+def _runs_of_blocks(
+    cat: U8,
+    starts: I64,
+    places: I64,
+    gz: Int,
+    gy: Int,
+    gx: Int,
+    wanted: U64,
+    low: I64,
+    high: I64,
+    is_kept: bool,
+) -> tuple[I32, Int]:
+    n_rows, n_words = 64 * gz * gy, (gx + 7) // 8
+    rows = np.zeros((n_rows, n_words), np.uint64)
+    start = np.full(n_rows, _CLOSED, np.int64)  # where the run begins that reaches the end of the last block
+    out = np.empty((1024 if is_kept else 0, 4), np.int32)
     n = 0
-    for i in range(runs.shape[0]):
-        if runs[i, 3] == 0:
+    is_open = False
+    for b in range(places.shape[0] + 1):
+        is_end = b == places.shape[0]
+        if is_open and (
+            is_end
+            or places[b, 2] != places[b - 1, 2] + 1
+            or places[b, 1] != places[b - 1, 1]
+            or places[b, 0] != places[b - 1, 0]
+        ):
+            z0, y0, end = 8 * gz * places[b - 1, 0], 8 * gy * places[b - 1, 1], 8 * gx * (places[b - 1, 2] + 1)
+            if is_kept:
+                out = _room(out, n, n_rows)
+            for r in range(n_rows):
+                if start[r] != _CLOSED:
+                    if is_kept:
+                        out[n, 0], out[n, 1] = start[r], y0 + r % (8 * gy)
+                        out[n, 2], out[n, 3] = z0 + r // (8 * gy), end - start[r]
+                    n += 1
+                    start[r] = _CLOSED
+            is_open = False
+        if is_end:
+            break
+        z0, y0, x0 = 8 * gz * places[b, 0], 8 * gy * places[b, 1], 8 * gx * places[b, 2]
+        found = fill(cat[starts[b] : starts[b + 1]], gz, gy, gx, wanted, rows)
+        if found == 0 and not is_open:
             continue
-        if n:
-            end = np.int64(out[n - 1, 0]) + np.int64(out[n - 1, 3])
-            if out[n - 1, 2] == runs[i, 2] and out[n - 1, 1] == runs[i, 1] and np.int64(runs[i, 0]) <= end:
-                end = max(end, np.int64(runs[i, 0]) + np.int64(runs[i, 3]))
-                out[n - 1, 3] = end - np.int64(out[n - 1, 0])
-                continue
-        for k in range(4):
-            out[n, k] = runs[i, k]
-        n += 1
-    return out[:n].copy()
+        if found == 0:
+            rows[:] = 0
+        elif found == 1:
+            fill_all(gx, rows)
+        corner = np.array([z0, y0, x0])
+        if (low > corner).any() or (high < corner + 8 * np.array([gz, gy, gx]) - 1).any():
+            clip(rows, gy, low - corner, high - corner)
+        is_open = False
+        for r in range(n_rows):
+            if is_kept and n + 4 * gx + 1 > out.shape[0]:
+                out = _room(out, n, 4 * gx + 1)
+            y, z = y0 + r % (8 * gy), z0 + r // (8 * gy)
+            begin = start[r]
+            for k in range(n_words):
+                word = rows[r, k]
+                before = np.uint64(begin != _CLOSED)
+                # bits at which a voxel differs from the one before it
+                edges = word ^ ((word << np.uint64(1)) | before)
+                size = min(64, 8 * gx - 64 * k)
+                if size < 64:
+                    edges &= (np.uint64(1) << np.uint64(size)) - np.uint64(1)
+                x = x0 + 64 * k
+                while edges != np.uint64(0):
+                    at = x + lowest(edges)
+                    edges &= edges - np.uint64(1)
+                    if begin == _CLOSED:
+                        begin = at
+                        continue
+                    if is_kept:
+                        out[n, 0], out[n, 1], out[n, 2], out[n, 3] = begin, y, z, at - begin
+                    n += 1
+                    begin = _CLOSED
+            start[r] = begin
+            is_open |= begin != _CLOSED
+    return out[:n].copy() if is_kept else out, n
 
 
 @njit(nogil=True, cache=True)

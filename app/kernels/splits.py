@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 
 from app.kernels.label_block import Shape, _header, _pack, labels, layout
+from app.kernels.places import order as by_place
 from app.kernels.runs import checked_runs
 from app.kernels.words import (
     I32,
@@ -47,7 +48,7 @@ def cut(runs: I32, shape_zyx: Shape) -> tuple[I64, I64, I32]:
     places, local = _cut(runs, bz, by, bx, pieces)
     if not pieces:
         return places, np.zeros(1, np.int64), local
-    order = _order(places)
+    order = by_place(places)
     places, local = places[order], local[order]
     first = np.flatnonzero(np.concatenate([[True], (places[1:] != places[:-1]).any(axis=1)]))
     return places[first], np.append(first, pieces), local
@@ -109,16 +110,6 @@ def _names(data: U8) -> tuple[U64, I32]:
     """Return a block's distinct labels, 0 among them, and the place there of each entry of the header list and of 0."""
     names, same = np.unique(np.append(labels(data), np.uint64(0)), return_inverse=True)
     return names, same.astype(np.int32)
-
-
-def _order(places: I64) -> I64:
-    """Return the stable order of blocks (n, 3) by z, y, x."""
-    low = places.min(axis=0)
-    sides = [int(side) for side in places.max(axis=0) - low + 1]
-    if sides[0] * sides[1] * sides[2] >= 1 << 62:
-        return np.lexsort((places[:, 2], places[:, 1], places[:, 0]))
-    z, y, x = (places - low).T
-    return np.argsort((z * sides[1] + y) * sides[2] + x, kind="stable")
 
 
 @njit(nogil=True, cache=True)

@@ -3,62 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import struct
 
 import numpy as np
 import orjson
 from starlette.responses import Response
 
-from app.core.errors import Absent, Invalid
-from app.core.geometry import MAX_COORDINATE, parse_point
-from app.datatypes import voxels
-from app.datatypes.labelmap import index, read, sparse
+from app.datatypes.labelmap import index
 from app.datatypes.labelmap.keys import Counts
-from app.formats import compression, sparse_volumes
 from app.routes import answers
 from app.routes.endpoint import Parameter, endpoint
 from app.routes.labelmap.parameters import (
     HASH,
-    SCALE,
     SUPERVOXELS,
     body_label,
-    check_indexed,
     label_of,
     labels_in_body,
-    mapping_of,
 )
 from app.routes.request import Request
 
-_BOUNDS = [
-    Parameter(
-        f"{end}{axis}",
-        f"bound of {axis} in voxels of the scale, included",
-        "integer",
-        None,
-        least=-MAX_COORDINATE,
-        most=MAX_COORDINATE - 1,
-    )
-    for axis in "xyz"
-    for end in ("min", "max")
-]
-_SPARSE = [
-    Parameter("format", "of the answer", "choice", "rles", choices=("", "rles", "srles", "blocks")),
-    Parameter("compression", "of rles", "choice", "", choices=("", "none", "lz4", "gzip")),
-    Parameter("exact", "false keeps whole blocks that meet the bounds"),
-    SCALE,
-    SUPERVOXELS,
-    *_BOUNDS,
-]
 #: As many labels as one listing may have.
 MAX_LISTED = 10_000_000
 #: Labels whose sizes are looked up at the same time.
 TOGETHER = 256
-
-
-def _bounds(request: Request) -> sparse.Bounds:
-    query = request.query
-    return sparse.Bounds((query["minx"], query["miny"], query["minz"]), (query["maxx"], query["maxy"], query["maxz"]))
 
 
 async def _entries(request: Request, label: int) -> Counts:
@@ -82,106 +48,6 @@ async def get_sizes(request: Request) -> Response:
         part = labels[start : start + TOGETHER]
         sizes += await asyncio.gather(*[index.size(snapshot, label, request.query["supervoxels"]) for label in part])
     return answers.json(sizes)
-
-
-@endpoint("GET", "sparsevol-size/{label}", query=[SUPERVOXELS], answer="voxels, numblocks, minvoxel, maxvoxel")
-async def get_sparsevol_size(request: Request) -> Response:
-    """The number of voxels and blocks, and the extent rounded to blocks."""
-    entries = await _entries(request, body_label(request.path["label"]))
-    places = sparse.blocks_at(entries, 0)
-    shape = np.array(voxels.block_shape(request.data))
-    low = (places.min(axis=0) * shape)[::-1].tolist()
-    high = ((places.max(axis=0) + 1) * shape - 1)[::-1].tolist()
-    total = int(entries.voxels.sum(dtype=np.uint64))
-    return answers.spaced_json(
-        f'{{"voxels": {total}, "numblocks": {len(places)}, "minvoxel": {low}, "maxvoxel": {high}}}'
-    )
-
-
-@endpoint("GET", "sparsevol/{label}", query=_SPARSE, media=answers.OCTETS, answer="runs or binary blocks")
-async def get_sparsevol(request: Request) -> Response:
-    """The shape of a body or supervoxel."""
-    check_indexed(request)
-    return await _sparse_answer(request, body_label(request.path["label"]))
-
-
-@endpoint("HEAD", "sparsevol/{label}", query=_SPARSE, answer="200 or 204")
-async def head_sparsevol(request: Request) -> Response:
-    """Whether a body or supervoxel has voxels in blocks within the bounds."""
-    check_indexed(request)
-    with contextlib.suppress(Absent):
-        entries = await _entries(request, body_label(request.path["label"]))
-        places = sparse.blocks_at(entries, request.query["scale"])
-        if _bounds(request).select(places, voxels.block_shape(request.data)).any():
-            return answers.empty()
-    return Response(status_code=204)
-
-
-@endpoint("GET", "sparsevol-by-point/{point}", query=_SPARSE, media=answers.OCTETS, answer="runs or binary blocks")
-async def get_sparsevol_by_point(request: Request) -> Response:
-    """The shape of the body or supervoxel at a point."""
-    check_indexed(request)
-    point = parse_point(request.path["point"])
-    scale = request.query["scale"]
-    label = await read.label_at(request.data, await request.head(), scale, point, await mapping_of(request))
-    if label == 0:
-        raise Invalid("the point lies in the background")
-    return await _sparse_answer(request, label)
-
-
-async def _sparse_answer(request: Request, label: int) -> Response:
-    query, data, snapshot, workers = request.query, request.data, await request.head(), request.service.workers
-    entries, bounds = await _entries(request, label), _bounds(request)
-    places = sparse.blocks_at(entries, query["scale"])
-    if not bounds.select(places, voxels.block_shape(data)).any():
-        raise Absent(f"label {label} has no voxels within the bounds")
-    if query["format"] == "blocks":
-        return answers.octets(
-            await sparse.binary_blocks(data, snapshot, entries, label, query["scale"], bounds, workers)
-        )
-    exact = query["exact"] not in ("false", "0")
-    found = await sparse.voxel_runs(data, snapshot, entries, query["scale"], bounds, exact, workers)
-    if query["format"] == "srles":
-        return answers.octets(sparse_volumes.encode_bare_runs(found))
-    body = sparse_volumes.encode_runs(found)
-    if query["compression"] == "lz4":
-        body = compression.lz4(body)
-    elif query["compression"] == "gzip":
-        body = compression.gzip(body)
-    return answers.octets(body)
-
-
-@endpoint(
-    "GET", "sparsevol-coarse/{label}", query=[SUPERVOXELS, *_BOUNDS], media=answers.OCTETS, answer="runs of blocks"
-)
-async def get_sparsevol_coarse(request: Request) -> Response:
-    """The blocks of a body or supervoxel, as runs in block coordinates."""
-    check_indexed(request)
-    places = sparse.blocks_at(await _entries(request, body_label(request.path["label"])), 0)
-    places = places[_bounds(request).select(places, voxels.block_shape(request.data))]
-    return answers.octets(sparse_volumes.encode_runs(sparse_volumes.block_runs(places)))
-
-
-@endpoint(
-    "GET",
-    "sparsevols-coarse/{first}/{last}",
-    query=_BOUNDS,
-    media=answers.OCTETS,
-    answer="label, int32 n, n runs; repeated",
-)
-async def get_sparsevols_coarse(request: Request) -> Response:
-    """The blocks of all bodies of a range, both ends included."""
-    check_indexed(request)
-    first, last = body_label(request.path["first"]), body_label(request.path["last"])
-    snapshot = await request.head()
-    found, _ = await index.bodies(snapshot, first, MAX_LISTED)
-    parts: list[bytes] = []
-    for body in found[found <= last].tolist():
-        places = sparse.blocks_at(await index.label_counts(snapshot, body, False), 0)
-        places = places[_bounds(request).select(places, voxels.block_shape(request.data))]
-        runs = sparse_volumes.block_runs(places)
-        parts.append(struct.pack("<Qi", body, len(runs)) + sparse_volumes.encode_bare_runs(runs))
-    return answers.octets(b"".join(parts))
 
 
 @endpoint("GET", "supervoxels/{body}", answer="[supervoxel, ...]")

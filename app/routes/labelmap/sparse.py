@@ -1,0 +1,162 @@
+"""Endpoints about the shapes of bodies and supervoxels: sparse volumes in all forms and at all scales."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import AsyncIterator
+
+import numpy as np
+from starlette.responses import Response, StreamingResponse
+
+from app.core.errors import Absent, Invalid
+from app.core.geometry import MAX_COORDINATE, parse_point
+from app.datatypes import voxels
+from app.datatypes.labelmap import index, read, sparse
+from app.datatypes.labelmap.keys import Counts
+from app.formats import sparse_volumes
+from app.routes import answers
+from app.routes.endpoint import Parameter, endpoint
+from app.routes.labelmap.parameters import SCALE, SUPERVOXELS, body_label, check_indexed, mapping_of
+from app.routes.request import Request
+
+_BOUNDS = [
+    Parameter(
+        f"{end}{axis}",
+        f"bound of {axis} in voxels of the scale, included",
+        "integer",
+        None,
+        least=-MAX_COORDINATE,
+        most=MAX_COORDINATE - 1,
+    )
+    for axis in "xyz"
+    for end in ("min", "max")
+]
+_SPARSE = [
+    Parameter("format", "of the answer", "choice", "rles", choices=("", "rles", "srles", "blocks")),
+    Parameter("compression", "of rles", "choice", "", choices=("", "none", "lz4", "gzip")),
+    Parameter("exact", "false keeps whole blocks that meet the bounds"),
+    SCALE,
+    SUPERVOXELS,
+    *_BOUNDS,
+]
+
+#: As many bodies as one listing may have.
+MAX_LISTED = 10_000_000
+#: Bodies whose blocks are looked up at the same time.
+TOGETHER = 256
+
+
+def _bounds(request: Request) -> sparse.Bounds:
+    query = request.query
+    return sparse.Bounds((query["minx"], query["miny"], query["minz"]), (query["maxx"], query["maxy"], query["maxz"]))
+
+
+async def _entries(request: Request, label: int) -> Counts:
+    return await index.label_counts(await request.head(), label, request.query["supervoxels"])
+
+
+@endpoint("GET", "sparsevol-size/{label}", query=[SUPERVOXELS], answer="voxels, numblocks, minvoxel, maxvoxel")
+async def get_sparsevol_size(request: Request) -> Response:
+    """The number of voxels and blocks, and the extent rounded to blocks."""
+    entries = await _entries(request, body_label(request.path["label"]))
+    places = sparse.blocks_at(entries, 0)
+    shape = np.array(voxels.block_shape(request.data))
+    low = (places.min(axis=0) * shape)[::-1].tolist()
+    high = ((places.max(axis=0) + 1) * shape - 1)[::-1].tolist()
+    total = int(entries.voxels.sum(dtype=np.uint64))
+    return answers.spaced_json(
+        f'{{"voxels": {total}, "numblocks": {len(places)}, "minvoxel": {low}, "maxvoxel": {high}}}'
+    )
+
+
+@endpoint("GET", "sparsevol/{label}", query=_SPARSE, media=answers.OCTETS, answer="runs or binary blocks")
+async def get_sparsevol(request: Request) -> Response:
+    """The shape of a body or supervoxel."""
+    check_indexed(request)
+    return await _sparse_answer(request, body_label(request.path["label"]))
+
+
+@endpoint("HEAD", "sparsevol/{label}", query=_SPARSE, answer="200 or 204")
+async def head_sparsevol(request: Request) -> Response:
+    """Whether a body or supervoxel has voxels in blocks within the bounds."""
+    check_indexed(request)
+    with contextlib.suppress(Absent):
+        entries = await _entries(request, body_label(request.path["label"]))
+        places = sparse.blocks_at(entries, request.query["scale"])
+        if _bounds(request).select(places, voxels.block_shape(request.data)).any():
+            return answers.empty()
+    return Response(status_code=204)
+
+
+@endpoint("GET", "sparsevol-by-point/{point}", query=_SPARSE, media=answers.OCTETS, answer="runs or binary blocks")
+async def get_sparsevol_by_point(request: Request) -> Response:
+    """The shape of the body or supervoxel at a point."""
+    check_indexed(request)
+    point = parse_point(request.path["point"])
+    scale = request.query["scale"]
+    label = await read.label_at(request.data, await request.head(), scale, point, await mapping_of(request))
+    if label == 0:
+        raise Invalid("the point lies in the background")
+    return await _sparse_answer(request, label)
+
+
+async def _sparse_answer(request: Request, label: int) -> Response:
+    query, data, snapshot, workers = request.query, request.data, await request.head(), request.service.workers
+    entries, bounds = await _entries(request, label), _bounds(request)
+    places = bounds.within(sparse.blocks_at(entries, query["scale"]), voxels.block_shape(data))
+    if not len(places):
+        raise Absent(f"label {label} has no voxels within the bounds")
+    found = sparse.Voxels(data, snapshot, query["scale"], sparse.supervoxels_of(entries), places)
+    clip = sparse.Bounds() if query["exact"] in ("false", "0") else bounds
+    if query["format"] == "blocks":
+        answer = await sparse.binary_blocks(found, label, workers)
+    elif query["format"] == "srles":
+        answer = await sparse.bare_runs(found, clip, workers)
+    else:
+        limit = request.service.settings.max_answer_bytes
+        answer = await sparse.legacy_runs(found, clip, query["compression"], workers, limit)
+    if isinstance(answer, bytes):
+        return answers.octets(answer)
+    return StreamingResponse(answer, media_type=answers.OCTETS)
+
+
+@endpoint(
+    "GET", "sparsevol-coarse/{label}", query=[SUPERVOXELS, *_BOUNDS], media=answers.OCTETS, answer="runs of blocks"
+)
+async def get_sparsevol_coarse(request: Request) -> Response:
+    """The blocks of a body or supervoxel, as runs in block coordinates."""
+    check_indexed(request)
+    places = sparse.blocks_at(await _entries(request, body_label(request.path["label"])), 0)
+    places = _bounds(request).within(places, voxels.block_shape(request.data))
+    return answers.octets(sparse_volumes.encode_runs(sparse_volumes.block_runs(places)))
+
+
+@endpoint(
+    "GET",
+    "sparsevols-coarse/{first}/{last}",
+    query=_BOUNDS,
+    media=answers.OCTETS,
+    answer="label, int32 n, n runs; repeated",
+)
+async def get_sparsevols_coarse(request: Request) -> Response:
+    """The blocks of all bodies of a range, both ends included."""
+    check_indexed(request)
+    first, last = body_label(request.path["first"]), body_label(request.path["last"])
+    snapshot, bounds, shape = await request.head(), _bounds(request), voxels.block_shape(request.data)
+    found, _ = await index.bodies(snapshot, first, MAX_LISTED)
+    bodies = found[found <= last].tolist()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(bodies), TOGETHER):
+            some = bodies[start : start + TOGETHER]
+            parts: list[bytes] = []
+            for body, entries in zip(
+                some, await asyncio.gather(*[index.label_counts(snapshot, body, False) for body in some]), strict=True
+            ):
+                runs = sparse_volumes.block_runs(bounds.within(sparse.blocks_at(entries, 0), shape))
+                parts += struct.pack("<Qi", body, len(runs)), sparse_volumes.encode_bare_runs(runs)
+            yield b"".join(parts)
+
+    return StreamingResponse(pieces(), media_type=answers.OCTETS)
