@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import numpy as np
 import orjson
 from starlette.responses import Response
 
-from app.datatypes.labelmap import index
-from app.datatypes.labelmap.keys import Counts
+from app.core.errors import Absent
+from app.datatypes.labelmap import index, memo
 from app.routes import answers
 from app.routes.endpoint import Parameter, endpoint
 from app.routes.labelmap.parameters import (
@@ -23,31 +21,23 @@ from app.routes.request import Request
 
 #: As many labels as one listing may have.
 MAX_LISTED = 10_000_000
-#: Labels whose sizes are looked up at the same time.
-TOGETHER = 256
-
-
-async def _entries(request: Request, label: int) -> Counts:
-    return await index.label_counts(await request.head(), label, request.query["supervoxels"])
 
 
 @endpoint("GET", "size/{label}", query=[SUPERVOXELS], answer='{"voxels": n}')
 async def get_size(request: Request) -> Response:
     """The number of voxels of a body or supervoxel."""
-    entries = await _entries(request, body_label(request.path["label"]))
-    return answers.spaced_json(f'{{"voxels": {int(entries.voxels.sum(dtype=np.uint64))}}}')
+    label = body_label(request.path["label"])
+    (size,) = await memo.sizes(await request.head(), [label], request.query["supervoxels"])
+    if not size:
+        raise Absent(f"label {label} not found")
+    return answers.spaced_json(f'{{"voxels": {size}}}')
 
 
 @endpoint("GET", "sizes", query=[SUPERVOXELS, HASH], body="[label, ...]", answer="[n, ...]", twin=True, writes=False)
 async def get_sizes(request: Request) -> Response:
     """The numbers of voxels of labels in their order, 0 for those that do not exist."""
     labels = await labels_in_body(request)
-    snapshot = await request.head()
-    sizes: list[int] = []
-    for start in range(0, len(labels), TOGETHER):
-        part = labels[start : start + TOGETHER]
-        sizes += await asyncio.gather(*[index.size(snapshot, label, request.query["supervoxels"]) for label in part])
-    return answers.json(sizes)
+    return answers.json(await memo.sizes(await request.head(), labels, request.query["supervoxels"]))
 
 
 @endpoint("GET", "supervoxels/{body}", answer="[supervoxel, ...]")

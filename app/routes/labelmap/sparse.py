@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from app.core.errors import Absent, Invalid
 from app.core.geometry import MAX_COORDINATE, parse_point
 from app.datatypes import voxels
-from app.datatypes.labelmap import index, read, sparse
+from app.datatypes.labelmap import index, memo, read, sparse
 from app.datatypes.labelmap.keys import Counts
 from app.formats import sparse_volumes
 from app.routes import answers
@@ -54,21 +54,26 @@ def _bounds(request: Request) -> sparse.Bounds:
 
 
 async def _entries(request: Request, label: int) -> Counts:
-    return await index.label_counts(await request.head(), label, request.query["supervoxels"])
+    return await memo.entries(await request.head(), label, request.query["supervoxels"])
 
 
 @endpoint("GET", "sparsevol-size/{label}", query=[SUPERVOXELS], answer="voxels, numblocks, minvoxel, maxvoxel")
 async def get_sparsevol_size(request: Request) -> Response:
     """The number of voxels and blocks, and the extent rounded to blocks."""
-    entries = await _entries(request, body_label(request.path["label"]))
-    places = sparse.blocks_at(entries, 0)
-    shape = np.array(voxels.block_shape(request.data))
-    low = (places.min(axis=0) * shape)[::-1].tolist()
-    high = ((places.max(axis=0) + 1) * shape - 1)[::-1].tolist()
-    total = int(entries.voxels.sum(dtype=np.uint64))
-    return answers.spaced_json(
-        f'{{"voxels": {total}, "numblocks": {len(places)}, "minvoxel": {low}, "maxvoxel": {high}}}'
-    )
+    label, snapshot = body_label(request.path["label"]), await request.head()
+    facet = "sparsevol-size", request.query["supervoxels"]
+    known: str | None = memo.recall(snapshot, label, facet)
+    if known is None:
+        entries = await _entries(request, label)
+        places = sparse.blocks_at(entries, 0)
+        shape = np.array(voxels.block_shape(request.data))
+        low = (places.min(axis=0) * shape)[::-1].tolist()
+        high = ((places.max(axis=0) + 1) * shape - 1)[::-1].tolist()
+        known = (
+            f'{{"voxels": {memo.total(entries)}, "numblocks": {len(places)}, "minvoxel": {low}, "maxvoxel": {high}}}'
+        )
+        memo.remember(snapshot, label, facet, known, len(known))
+    return answers.spaced_json(known)
 
 
 @endpoint("GET", "sparsevol/{label}", query=_SPARSE, media=answers.OCTETS, answer="runs or binary blocks")
@@ -103,23 +108,32 @@ async def get_sparsevol_by_point(request: Request) -> Response:
 
 
 async def _sparse_answer(request: Request, label: int) -> Response:
-    query, data, snapshot, workers = request.query, request.data, await request.head(), request.service.workers
-    entries, bounds = await _entries(request, label), _bounds(request)
-    places = bounds.within(sparse.blocks_at(entries, query["scale"]), voxels.block_shape(data))
-    if not len(places):
-        raise Absent(f"label {label} has no voxels within the bounds")
-    found = sparse.Voxels(data, snapshot, query["scale"], sparse.supervoxels_of(entries), places)
-    clip = sparse.Bounds() if query["exact"] in ("false", "0") else bounds
-    if query["format"] == "blocks":
-        answer = await sparse.binary_blocks(found, label, workers)
-    elif query["format"] == "srles":
-        answer = await sparse.bare_runs(found, clip, workers)
-    else:
-        limit = request.service.settings.max_answer_bytes
-        answer = await sparse.legacy_runs(found, clip, query["compression"], workers, limit)
+    query, snapshot, bounds = request.query, await request.head(), _bounds(request)
+    facet = query["format"], query["compression"], query["scale"], query["supervoxels"]
+    answer: sparse.Answer | None = memo.recall(snapshot, label, facet) if bounds.is_open else None
+    if answer is None:
+        answer = await _sparse_volume(request, label, bounds)
+        if bounds.is_open and isinstance(answer, bytes):
+            memo.remember(snapshot, label, facet, answer, len(answer))
     if isinstance(answer, bytes):
         return answers.octets(answer)
     return StreamingResponse(answer, media_type=answers.OCTETS)
+
+
+async def _sparse_volume(request: Request, label: int, bounds: sparse.Bounds) -> sparse.Answer:
+    query, data, workers = request.query, request.data, request.service.workers
+    entries = await _entries(request, label)
+    places = bounds.within(sparse.blocks_at(entries, query["scale"]), voxels.block_shape(data))
+    if not len(places):
+        raise Absent(f"label {label} has no voxels within the bounds")
+    found = sparse.Voxels(data, await request.head(), query["scale"], sparse.supervoxels_of(entries), places)
+    if query["format"] == "blocks":
+        return await sparse.binary_blocks(found, label, workers)
+    clip = sparse.Bounds() if query["exact"] in ("false", "0") else bounds
+    if query["format"] == "srles":
+        return await sparse.bare_runs(found, clip, workers)
+    limit = request.service.settings.max_answer_bytes
+    return await sparse.legacy_runs(found, clip, query["compression"], workers, limit)
 
 
 @endpoint(
@@ -128,9 +142,16 @@ async def _sparse_answer(request: Request, label: int) -> Response:
 async def get_sparsevol_coarse(request: Request) -> Response:
     """The blocks of a body or supervoxel, as runs in block coordinates."""
     check_indexed(request)
-    places = sparse.blocks_at(await _entries(request, body_label(request.path["label"])), 0)
-    places = _bounds(request).within(places, voxels.block_shape(request.data))
-    return answers.octets(sparse_volumes.encode_runs(sparse_volumes.block_runs(places)))
+    label, snapshot, bounds = body_label(request.path["label"]), await request.head(), _bounds(request)
+    facet = "coarse", request.query["supervoxels"]
+    answer: bytes | None = memo.recall(snapshot, label, facet) if bounds.is_open else None
+    if answer is None:
+        places = sparse.blocks_at(await _entries(request, label), 0)
+        places = bounds.within(places, voxels.block_shape(request.data))
+        answer = sparse_volumes.encode_runs(sparse_volumes.block_runs(places))
+        if bounds.is_open:
+            memo.remember(snapshot, label, facet, answer, len(answer))
+    return answers.octets(answer)
 
 
 @endpoint(
