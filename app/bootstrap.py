@@ -11,7 +11,19 @@ from app.backends.catalog import Catalog
 from app.backends.store import Store, StoreOptions
 from app.core.errors import Invalid
 from app.datatypes import DATATYPES, imageblk
-from app.routes import annotation, instances, keyvalue, nodes, precomputed, repos, roi, server, volumes, zarr
+from app.routes import (
+    annotation,
+    instances,
+    keyvalue,
+    neuronjson,
+    nodes,
+    precomputed,
+    repos,
+    roi,
+    server,
+    volumes,
+    zarr,
+)
 from app.routes import imageblk as images
 from app.routes.endpoint import Endpoint, endpoints_of
 from app.routes.labelmap import bodies, bulk
@@ -27,6 +39,7 @@ ENDPOINTS: Mapping[str, list[ModuleType]] = {
     "annotation": [instances, annotation],
     "keyvalue": [instances, keyvalue],
     "labelmap": [instances, volumes, label_voxels, bodies, label_sparse, bulk, precomputed, zarr, label_plain],
+    "neuronjson": [instances, neuronjson],
     "roi": [instances, roi],
     **{datatype.name: [instances, volumes, images, precomputed, zarr] for datatype in imageblk.DATATYPES},
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.datatypes import annotation, imageblk, keyvalue, labelmap, roi
+from app.datatypes import annotation, imageblk, keyvalue, labelmap, neuronjson, roi
 from app.datatypes.datatype import Datatype
 
 DATATYPES: Mapping[str, Datatype] = {
@@ -12,6 +12,7 @@ DATATYPES: Mapping[str, Datatype] = {
     for datatype in [
         keyvalue.DATATYPE,
         labelmap.DATATYPE,
+        neuronjson.DATATYPE,
         roi.DATATYPE,
         annotation.DATATYPE,
         *imageblk.DATATYPES,

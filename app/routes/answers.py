@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import orjson
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+
+from app.core.work import Workers
+from app.formats.compression import GzipStream
 
 OCTETS = "application/octet-stream"
 ACCEPT_RANGES = {"Accept-Ranges": "bytes"}
+#: Larger answers are sent while they are made, in pieces of about this size.
+STREAMED_BYTES = 4 << 20
+PIECE_BYTES = 256 << 10
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})")
 _REFUSED = re.compile(r";\s*q=0(\.0*)?\s*$")
 
@@ -82,3 +88,41 @@ def accepts_gzip(header: str | None) -> bool:
         if part.partition(";")[0].strip() in ("gzip", "*"):
             return _REFUSED.search(part) is None
     return False
+
+
+async def gathered(pieces: AsyncIterator[bytes], media: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer made of pieces: whole if it is not large, so that its length is known and errors have a status."""
+    held: list[bytes] = []
+    size = 0
+    async for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size > STREAMED_BYTES:
+            return StreamingResponse(_coarser(held, pieces), media_type=media, headers=headers)
+    return Response(b"".join(held), media_type=media, headers=dict(headers or {}))
+
+
+async def _coarser(held: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """What is held and the rest, small pieces joined: each one sent costs a turn of the event loop."""
+    yield b"".join(held)
+    held.clear()
+    size = 0
+    async for piece in rest:
+        held.append(piece)
+        size += len(piece)
+        if size >= PIECE_BYTES:
+            yield b"".join(held)
+            held, size = [], 0
+    yield b"".join(held)
+
+
+async def gzipped(pieces: AsyncIterator[bytes], workers: Workers) -> AsyncIterator[bytes]:
+    """A gzip stream of pieces."""
+    stream = GzipStream()
+    async for piece in pieces:
+        yield await workers.run(stream.add, piece) if len(piece) > _WORTH_A_THREAD else stream.add(piece)
+    yield stream.end()
+
+
+#: Less than this is compressed sooner than a thread has taken it over.
+_WORTH_A_THREAD = 16 << 10

@@ -12,6 +12,7 @@ from app.backends.store import Store, StoreOptions
 from app.backends.volumes import Volumes
 from app.core.errors import Invalid, NotAllowed, Unknown
 from app.versioning.cache import Cache
+from app.versioning.derived import Derived
 from app.versioning.graph import Instance, Repo, Version
 from app.versioning.repos import Repos
 from app.versioning.snapshot import Snapshot
@@ -113,6 +114,7 @@ class Datastore:
         self.store = store
         self.catalog = catalog
         self.cache = Cache(cache_bytes)
+        self.derived = Derived()
         self.repos = Repos(catalog, catalog_staleness)
         self.volumes = Volumes(options, [store.url, *(stores or {}).values(), *sources])
         self._options = options

@@ -71,6 +71,10 @@ class Snapshot:
                 found[index] = value
         return [None if value is _MISSING else value for value in found]
 
+    async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of keys of which the caller keeps what it needs: they are not remembered here as well."""
+        return [None] * len(keys) if self._kvstore is None else await read_many(self._store, self._kvstore, keys)
+
     async def keys(self, first: bytes, last: bytes) -> list[bytes]:
         """All keys k with first <= k < last, ascending."""
         if self._kvstore is None or first >= last:  # for TensorStore a range to the empty key has no end

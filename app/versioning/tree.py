@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 SEQUENCE = b"state/sequence"
 SEAL = b"state/seal/"
+#: The action in the record of a seal.
+SEAL_ACTION = "seal"
 
 #: A commit that keeps losing to other pods gives up after so many seconds, but not before so many attempts.
 PATIENCE_SECONDS = 20.0
@@ -169,7 +171,7 @@ class Tree:
         async def change(mutation: Mutation) -> None:
             if await mutation.get(self._seal) is None:
                 mutation.put(self._seal, b"")
-            mutation.record(log.Record("seal", self.version))
+            mutation.record(log.Record(SEAL_ACTION, self.version))
 
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await self.mutate(_Queued(change, answer, True, _sealing, None))

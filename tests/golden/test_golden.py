@@ -18,6 +18,7 @@ COVERED = [
     "annotation",
     "keyvalue",
     "imageblk",
+    "neuronjson",
     "roi",
     "server",
     "versions",
