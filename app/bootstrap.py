@@ -26,7 +26,7 @@ from app.routes import (
 )
 from app.routes import imageblk as images
 from app.routes.endpoint import Endpoint, endpoints_of
-from app.routes.labelmap import bodies, bulk
+from app.routes.labelmap import bodies, bulk, edits, history
 from app.routes.labelmap import plain as label_plain
 from app.routes.labelmap import sparse as label_sparse
 from app.routes.labelmap import voxels as label_voxels
@@ -38,7 +38,10 @@ from app.versioning.datastore import Datastore
 ENDPOINTS: Mapping[str, list[ModuleType]] = {
     "annotation": [instances, annotation],
     "keyvalue": [instances, keyvalue],
-    "labelmap": [instances, volumes, label_voxels, bodies, label_sparse, bulk, precomputed, zarr, label_plain],
+    "labelmap": [
+        *(instances, volumes, label_voxels, bodies, label_sparse, bulk, edits, history),
+        *(precomputed, zarr, label_plain),
+    ],
     "neuronjson": [instances, neuronjson],
     "roi": [instances, roi],
     **{datatype.name: [instances, volumes, images, precomputed, zarr] for datatype in imageblk.DATATYPES},

@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     )
     note: str = Field(default="", description="a text shown by /api/server/note")
     read_only: bool = Field(default=False, description="refuse every write but an administrator's")
+    allow_body_split: bool = Field(default=True, description="whether bodies may be split by voxels (POST split)")
     full_write: bool = Field(default=False, description="accept writes to locked versions from everybody")
 
     cache_bytes: int = Field(default=256 << 20, ge=0, description="memory for stored values and encoded answers")

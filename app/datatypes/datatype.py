@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from app.datatypes.config import Config
+from app.versioning import log
 from app.versioning.datastore import Data, Datastore
 from app.versioning.snapshot import Snapshot
 
@@ -28,6 +30,34 @@ async def _nothing(_data: Data, _snapshot: Snapshot) -> dict[str, Any]:
     return {}
 
 
+async def _logged(data: Data) -> list[dict[str, Any]]:
+    """The log of exactly this version in the form of DVID's messages."""
+    found = await log.records(await data.head(), data.home.uuid)
+    return [message(record) for record in found if record.arguments]
+
+
+def timestamp(time: datetime) -> str:
+    """A time as Go prints it: with a fraction and a numeric offset, as clients parse it."""
+    return f"{time:%Y-%m-%d %H:%M:%S}.{time.microsecond:06d}000 +0000 UTC m=+0.000000000"
+
+
+def message(record: log.Record, suffix: str = "") -> dict[str, Any]:
+    """A record as DVID's message about the same mutation. Arguments in lower case are our own and left out."""
+    told: dict[str, Any] = {
+        "Action": record.action + suffix,
+        **{name: value for name, value in record.arguments.items() if name[0].isupper()},
+        "UUID": record.version,
+        "Timestamp": timestamp(record.time),
+    }
+    if record.mutation_id:
+        told["MutationID"] = record.mutation_id
+    if record.user:
+        told["User"] = record.user
+    if record.app:
+        told["App"] = record.app
+    return told
+
+
 @dataclass(frozen=True)
 class Datatype:
     """One kind of data.
@@ -44,6 +74,8 @@ class Datatype:
     settings: Callable[[Config], dict[str, Any]] = lambda config: {}
     prepared: Callable[[dict[str, Any], Datastore, bool], Awaitable[dict[str, Any]]] = _as_given
     extended: Callable[[Data, Snapshot], Awaitable[dict[str, Any] | None]] = _nothing
+    #: What was done to an instance at exactly one version, oldest first, as DVID's messages.
+    messages: Callable[[Data], Awaitable[list[dict[str, Any]]]] = _logged
     has_extents: bool = False
     has_tags: bool = False
     #: Datatypes to which an instance of this one may be synced; None if it has nothing to do with syncs.

@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from app.kernels import downres, fnv, label_block, lz4_labels, masks, runs, segmentation, splits
+from app.kernels import downres, fnv, forests, label_block, lz4_labels, masks, runs, segmentation, splits
 
 
 def compile_all() -> None:
@@ -33,6 +33,8 @@ def compile_all() -> None:
     splits.touched(block, found)
     splits.apply(block, found, wanted, wanted + np.uint64(10), wanted + np.uint64(20))
     fnv.fnv1_128(b"a")
+    numbers, slots = np.array([1, 2], np.uint64), np.array([0, 1], np.int64)
+    forests.bodies(numbers, numbers, slots, numbers, slots, slots, numbers, slots, slots - 2, numbers)
     lz4_labels.compress(volume)
     lz4_labels.compress_blocks([block] + [None] * 8, (1, 1, 9), (16, 16, 16), (0, 0, 0), (16, 16, 144))
 

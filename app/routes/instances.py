@@ -12,7 +12,6 @@ from app.datatypes import DATATYPES
 from app.routes import answers, documentation
 from app.routes.endpoint import Parameter, endpoint
 from app.routes.request import Request
-from app.versioning import log
 from app.versioning.datastore import Data
 
 
@@ -70,7 +69,7 @@ async def post_sync(request: Request) -> Response:
 @endpoint("GET", "mutations", answer="a list of records")
 async def get_mutations(request: Request) -> Response:
     """What was done to the instance in exactly this version, oldest first."""
-    return answers.json(await mutation_records(request.data))
+    return answers.json(await DATATYPES[request.data.instance.typename].messages(request.data))
 
 
 @endpoint("GET", "mutations-range/{first}/{last}", answer="a list of records")
@@ -81,30 +80,14 @@ async def get_mutations_range(request: Request) -> Response:
     repo, last = await repos.resolve(request.path["last"])
     if repo.root != data.repo.root or first.uuid not in repo.versions:
         raise Invalid("both versions must be of the instance's repo")
-    chain = repo.line(last.uuid).versions
-    if first.uuid in chain:
-        chain = chain[: chain.index(first.uuid) + 1]
+    chain = data.in_version(last.uuid).line.versions
+    oldest = data.in_version(first.uuid).home.uuid
+    if oldest in chain:
+        chain = chain[: chain.index(oldest) + 1]
     found: list[dict[str, Any]] = []
     for version in chain:
-        found += await mutation_records(Data(data.datastore, repo, repo.versions[version], data.instance))
+        found += await DATATYPES[data.instance.typename].messages(data.in_version(version))
     return answers.json(found)
-
-
-async def mutation_records(data: Data) -> list[dict[str, Any]]:
-    """The log of a version in the form of DVID's messages."""
-    snapshot = await data.head()
-    return [message(record) for record in await log.records(snapshot, data.home.uuid) if record.arguments]
-
-
-def message(record: log.Record) -> dict[str, Any]:
-    """A record as DVID's message about the same mutation."""
-    described: dict[str, Any] = {
-        "Action": record.action,
-        **record.arguments,
-        "UUID": record.version,
-        "Timestamp": record.time.strftime("%Y-%m-%d %H:%M:%S.%f +0000 UTC"),
-    }
-    return described
 
 
 async def edit(data: Data, **changes: Any) -> None:

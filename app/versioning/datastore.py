@@ -83,6 +83,10 @@ class Data:
         """A new mutation id of the repo."""
         return await self.datastore.repos.mutation_ids(self.repo.root).take()
 
+    def in_version(self, uuid: str) -> Data:
+        """The same instance at another version of the repo."""
+        return Data(self.datastore, self.repo, self.repo.versions[uuid], self.instance)
+
     def sibling(self, name: str) -> Data:
         """Another instance of the repo at the same version."""
         instance = self.repo.by_name.get(name)

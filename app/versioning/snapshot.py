@@ -29,6 +29,13 @@ class Reader(Protocol):
     async def keys(self, first: bytes, last: bytes) -> list[bytes]:
         """All keys k with first <= k < last, ascending."""
 
+    def recall(self, key: bytes, facet: Any) -> Any:
+        """What the process remembers under a name, or None.
+
+        Of a key's value it is true. Under a name that no value has, it may be of an earlier generation of the same
+        tree: whoever remembers something there must be able to tell, and to bring it up to date.
+        """
+
 
 class Snapshot:
     """A tree at one generation. It never changes, however much is written meanwhile.
@@ -162,6 +169,10 @@ class Overlay:
         staged = self._staged_keys
         between = staged[bisect_left(staged, first) : bisect_left(staged, last)]
         return sorted(found + [key for key in between if self.writes[key] is not None]) if between else found
+
+    def recall(self, key: bytes, facet: Any) -> Any:
+        """What the process remembers of the snapshot below, unless this mutation has changed it."""
+        return None if key in self.writes or self._is_removed(key) else self._below.recall(key, facet)
 
     def absorb(self, above: Overlay) -> None:
         """Take over what a successful mutation staged on top of this overlay."""

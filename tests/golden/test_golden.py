@@ -22,25 +22,20 @@ COVERED = [
     "roi",
     "server",
     "versions",
-    "labelmap/bulk-mappings.json",
-    "labelmap/errors",
-    "labelmap/ingest",
-    "labelmap/query",
-    "labelmap/read",
+    "labelmap",
 ]
 
-_EDITS = "edits of bodies are not built yet"
+_BLOBS = "the blob store is not built yet"
 _TYPES = "needs datatypes that are not built yet"
 _MERGES = "merges of versions are not built yet"
 #: What does not pass yet, and why.
 WAITING = {
     "annotation/label-sync-legacy.json": _TYPES,
-    "annotation/label-sync.json": _EDITS,
-    "annotation/versions.json": _EDITS,
     "imageblk/versions.json": "an administrator's write to a locked version does not reach children that have a tree",
+    "labelmap/mutate-split-supervoxel.json": _BLOBS,
+    "labelmap/version-merge.json": _MERGES,
+    "labelmap/version-resolve.json": _MERGES,
     "labelmap/query-fvdb-proximity.json": "fvdb and proximity are not built yet",
-    "labelmap/query-supervoxels-and-bodies.json": _EDITS,
-    "labelmap/read-supervoxels-and-bodies.json": _EDITS,
     "labelmap/read-pseudocolor-isotropic.json": "DVID's rescaled label slices overflow; ours repeat the nearest label",
     "server/info.json": _TYPES,
     "versions/commit-note-log.json": _TYPES,
@@ -50,6 +45,18 @@ WAITING = {
     "versions/resolve.json": _MERGES,
     "versions/sync-tags-blobstore.json": _TYPES,
     "versions/unversioned.json": _TYPES,
+}
+
+
+#: Steps that differ on purpose: how their failures begin, and why.
+DIFFERS = {
+    "labelmap/mutate-sparsevol-formats.json": [
+        ("23 GET /api/node/{root}/seg/sparsevol/1:", "DVID's runs go beyond maxx to the end of a uniform sub-block"),
+    ],
+    "labelmap/bulk-indices.json": [
+        ("11 GET /api/node/{root}/seg/existing-labels:", "a supervoxel is in one index at a time, in DVID in two"),
+        ("18 GET /api/node/{root}/seg/mapping:", "the same"),
+    ],
 }
 
 
@@ -76,7 +83,10 @@ def test_scenario(name: str, server: Server, replay: ModuleType) -> None:
     if name in WAITING:
         pytest.skip(WAITING[name])
     report = replay.replay(GOLDEN / name, server.url, ADMIN)
-    assert not report.failures, "\n".join(map(str, report.failures))
+    known = [prefix for prefix, _ in DIFFERS.get(name, [])]
+    failures = [str(failure) for failure in report.failures]
+    assert not [failure for failure in failures if not failure.startswith(tuple(known))], "\n".join(failures)
+    assert len(failures) == len(known), "a step that was known to differ does not any more"
 
 
 def test_the_recordings_are_there() -> None:

@@ -67,7 +67,7 @@ class Labels:
         listed = await index.members(self.snapshot, body)
         if known.is_empty:
             return [body]
-        sent = known.supervoxels[known.bodies == body]
+        sent = known.fixed_to(body)
         candidates = np.unique(np.concatenate([listed, sent, np.array([body], np.uint64)]))
         return [int(label) for label in candidates[known.apply(candidates) == body]]
 

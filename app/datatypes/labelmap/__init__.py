@@ -8,7 +8,7 @@ from app.core.errors import Invalid
 from app.datatypes import voxels
 from app.datatypes.config import Config
 from app.datatypes.datatype import Datatype
-from app.datatypes.labelmap import counters
+from app.datatypes.labelmap import counters, history
 from app.versioning.datastore import Data
 from app.versioning.snapshot import Snapshot
 
@@ -57,6 +57,7 @@ DATATYPE = Datatype(
     compression="gzip",
     settings=settings,
     extended=extended,
+    messages=history.messages,
     has_extents=True,
     has_tags=True,
     syncs=frozenset(),

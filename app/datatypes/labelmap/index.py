@@ -1,4 +1,4 @@
-"""The label index: which blocks hold how many voxels of which supervoxel, and which supervoxels make a body."""
+"""The label index: which blocks hold how many voxels of which supervoxel, and so of which body."""
 
 from __future__ import annotations
 
@@ -13,15 +13,24 @@ import orjson
 
 from app.core.errors import Absent, Invalid
 from app.core.geometry import Triple
-from app.datatypes.labelmap import keys
+from app.datatypes.labelmap import deltas, groups, keys, mapping
 from app.datatypes.labelmap.keys import U64, Counts
 from app.formats.dvid_pb2 import LabelIndex
-from app.versioning.snapshot import Reader
+from app.versioning.snapshot import Reader, Snapshot
 from app.versioning.tree import Mutation
 
 U32 = npt.NDArray[np.uint32]
 _FIELD = 21
 _SIGN = 1 << (_FIELD - 1)
+#: Supervoxels whose numbers are this close are listed together, with whatever lies between them.
+GAP = 32
+#: Lists under way at once.
+TOGETHER = 256
+_BODY_MEMO = b"memo/body/"
+_BODIES_MEMO = b"memo/bodies"
+
+body_of = groups.body_of
+members = groups.members
 
 
 @dataclass(frozen=True)
@@ -34,130 +43,178 @@ class Change:
     time: str = ""
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What a process remembers of a body: its supervoxels and entries, true up to a delta and a turn."""
+
+    folded: int
+    end: int
+    mark: int
+    members: U64
+    entries: Counts
+
+
 # ------------------------------------------------------------------ writing
 
 
 async def replace_counts(
-    mutation: Mutation, changed: Iterable[tuple[Triple, U64, U32, tuple[U64, U32] | None]]
+    mutation: Mutation, changed: Iterable[tuple[Triple, U64, U32, tuple[U64, U32] | None]], seed: int
 ) -> None:
     """Replace the entries of blocks: for each its place z, y, x, new labels and counts, and the old ones or None."""
-    fresh: list[U64] = []
-    for zyx, labels, numbers, old in changed:
-        new = set(keys.counts(zyx, labels[labels != 0], numbers[labels != 0]))
-        gone: set[bytes] = set()
-        if old is not None:
-            old_labels, old_numbers = old
-            gone = set(keys.counts(zyx, old_labels[old_labels != 0], old_numbers[old_labels != 0]))
-        for key in gone - new:
-            mutation.delete(key)
-        for key in new:
-            mutation.put(key, b"")
-        fresh.append(labels)
-    await _adopt(mutation, np.unique(np.concatenate(fresh)) if fresh else np.empty(0, np.uint64))
+    new, old = list[tuple[Triple, U64, U32]](), list[tuple[Triple, U64, U32]]()
+    for zyx, labels, numbers, before in changed:
+        new.append((zyx, labels, numbers))
+        if before is not None:
+            old.append((zyx, *before))
+    fresh, gone = entries_of(new), entries_of(old)
+    erased = Counts(gone.supervoxels, gone.blocks, np.zeros_like(gone.voxels))
+    rows = deltas.latest([erased, fresh])
+    rows = rows[~np.isin(deltas.rows_as_values(rows), deltas.rows_as_values(gone))]
+    await deltas.add(mutation, rows)
+    await _adopt(mutation, np.unique(rows.supervoxels[rows.voxels > 0]), seed)
 
 
-async def _adopt(mutation: Mutation, labels: U64) -> None:
-    """List painted supervoxels in the index of the body that a posted mapping sends them to."""
-    if await mutation.get(keys.MAPPING_MARK) is None:
+def entries_of(blocks: Sequence[tuple[Triple, U64, U32]]) -> Counts:
+    """The entries of blocks: for each its place z, y, x, its labels and their counts."""
+    if not blocks:
+        return Counts.of_keys([])
+    places = np.repeat(np.array([zyx for zyx, _, _ in blocks], np.int64), [len(b[1]) for b in blocks], axis=0)
+    entries = Counts(np.concatenate([b[1] for b in blocks]), places, np.concatenate([b[2] for b in blocks]))
+    return entries[(entries.supervoxels != 0) & (entries.voxels != 0)]
+
+
+async def _adopt(mutation: Mutation, labels: U64, seed: int) -> None:
+    """Painted supervoxels that posted mappings send to a body become members of it; retired ones are so no more."""
+    known = await mapping.load(mutation)
+    if known.is_empty:
         return
-    for label in labels.tolist():
-        for _, body in keys.pairs(await mutation.keys(*keys.mapping_of(label))).tolist():
-            if body not in (0, label) and not await mutation.keys(*keys.index_of(label)):
-                mutation.put(keys.indexed(label, body), b"")
-                mutation.put(keys.member(body, label), b"")
-
-
-async def put_index(mutation: Mutation, message: LabelIndex) -> None:
-    """Replace a body's index by a posted one; one without blocks removes the body."""
-    body = message.label
-    listed: dict[int, list[tuple[Triple, int]]] = {}
-    for place, block in message.blocks.items():
-        for supervoxel, number in block.counts.items():
-            if supervoxel and number:
-                listed.setdefault(supervoxel, []).append((decode_block_index(place), number))
-    present = await members(mutation, body)
-    for supervoxel in {*present.tolist(), *listed}:
-        for key in await mutation.keys(*keys.supervoxel(supervoxel)):
-            mutation.delete(key)
-    for supervoxel in set(present.tolist()) - set(listed):
-        mutation.delete(keys.member(body, supervoxel))
-        for key in await mutation.keys(*keys.index_of(supervoxel)):
-            mutation.delete(key)
-    for supervoxel, entries in listed.items():
-        for zyx, number in entries:
-            mutation.put(keys.count(supervoxel, zyx, number), b"")
-        if supervoxel != body:
-            for key in await mutation.keys(*keys.index_of(supervoxel)):
-                mutation.delete(key)
-            mutation.put(keys.indexed(supervoxel, body), b"")
-            mutation.put(keys.member(body, supervoxel), b"")
-    if listed:
-        change = [message.last_mutid, message.last_mod_user, message.last_mod_app, message.last_mod_time]
-        mutation.put(keys.head(body), orjson.dumps(change))
-    else:
-        mutation.delete(keys.head(body))
-
-
-async def put_mapping(mutation: Mutation, pairs: Sequence[tuple[int, int]], mark: bytes) -> None:
-    """Map supervoxels to bodies; of several entries for one supervoxel the last one stays.
-
-    Only reads of voxels follow: a pipeline posts the label indices of the same bodies itself.
-    """
-    for supervoxel, body in dict(pairs).items():
-        for key in await mutation.keys(*keys.mapping_of(supervoxel)):
-            mutation.delete(key)
-        if body != supervoxel:
-            mutation.put(keys.mapped(supervoxel, body), b"")
-    mutation.put(keys.MAPPING_MARK, mark)
+    shown = known.apply(labels)
+    suspects = labels[(shown == 0) | known.is_fixed(labels)]
+    if not len(suspects):
+        return
+    forest = groups.Forest(mutation, seed)
+    for label in suspects.tolist():
+        body = await forest.fixed_of(label)
+        if await forest.group_of(label) == groups.RETIRED:
+            await forest.revive(label)
+        elif body and body != label and await forest.group_of(label) is None:
+            await forest.put_in(body, [label])
+            await forest.fix(label, None)
+        else:
+            continue
+        forest.operations.append(["rebuild", label, body or label])
+    await forest.flush()
 
 
 # ------------------------------------------------------------------ reading
 
 
-async def body_of(reader: Reader, supervoxel: int) -> int:
-    """The body whose index holds a supervoxel."""
-    listed = keys.pairs(await reader.keys(*keys.index_of(supervoxel)))
-    return int(listed[0, 1]) if len(listed) else supervoxel
+async def counts(reader: Reader, supervoxels: U64) -> Counts:
+    """The index entries of supervoxels (ascending), sorted by supervoxel, z, y, x."""
+    waiting = (await deltas.load(reader)).of(supervoxels)
+    if len(supervoxels) == 1:
+        listed = await reader.keys(*keys.supervoxel(int(supervoxels[0])))
+    else:
+        listed = await _listed(reader, supervoxels)
+    entries = Counts.of_keys(listed)
+    if not waiting:
+        return entries
+    entries = deltas.latest([entries, *waiting])
+    return entries[entries.voxels > 0]
 
 
-async def members(reader: Reader, body: int) -> U64:
-    """The supervoxels of a body, ascending, whether they have voxels or not."""
-    listed = keys.pairs(await reader.keys(*keys.members_of(body)))[:, 1]
-    if await body_of(reader, body) == body:
-        listed = np.append(listed, np.uint64(body))
-    return np.unique(listed)
+async def _listed(reader: Reader, supervoxels: U64) -> list[bytes]:
+    if not len(supervoxels):
+        return []
+    cuts = np.flatnonzero(np.diff(supervoxels) > GAP) + 1
+    firsts = supervoxels[np.concatenate([[0], cuts])].tolist()
+    lasts = supervoxels[np.concatenate([cuts - 1, [len(supervoxels) - 1]])].tolist()
+    listed: list[bytes] = []
+    for start in range(0, len(firsts), TOGETHER):
+        ranges = zip(firsts[start : start + TOGETHER], lasts[start : start + TOGETHER], strict=True)
+        for found in await asyncio.gather(*[reader.keys(*keys.supervoxels(first, last)) for first, last in ranges]):
+            listed += found
+    if len(firsts) == len(supervoxels):
+        return listed
+    wanted = np.isin(Counts.of_keys(listed).supervoxels, supervoxels)
+    return [key for key, is_wanted in zip(listed, wanted.tolist(), strict=True) if is_wanted]
 
 
-async def counts(reader: Reader, supervoxels: Sequence[int]) -> Counts:
-    """The index entries of supervoxels."""
-    found = await asyncio.gather(*[reader.keys(*keys.supervoxel(label)) for label in supervoxels])
-    return Counts([key for keys_ in found for key in keys_])
+async def has_voxels(reader: Reader, supervoxel: int) -> bool:
+    """Whether a supervoxel has any voxels."""
+    return len(await counts(reader, np.array([supervoxel], np.uint64))) > 0
 
 
-async def state(reader: Reader, body: int) -> tuple[list[bytes], bytes | None]:
-    """Everything that the index holds of a body, to tell whether two versions hold the same; empty keys if nothing."""
-    chosen = (await members(reader, body)).tolist()
-    found = await asyncio.gather(*[reader.keys(*keys.supervoxel(label)) for label in chosen])
-    return [key for keys_ in found for key in keys_], await reader.get(keys.head(body))
+async def entries(reader: Reader, label: int, is_supervoxel: bool) -> Counts:
+    """The index entries of a body or of one supervoxel."""
+    if is_supervoxel:
+        return await counts(reader, np.array([label], np.uint64))
+    if not isinstance(reader, Snapshot):
+        return await counts(reader, await members(reader, label))
+    return (await _known(reader, label)).entries
+
+
+async def _known(snapshot: Snapshot, body: int) -> _Known:
+    """What the process knows of a body, brought up to this snapshot."""
+    folded, end, _ = await deltas.mark(snapshot)
+    mark = await groups.mark(snapshot)
+    memo = _BODY_MEMO + keys.number(body)
+    known: _Known | None = snapshot.recall(memo, "entries")
+    if known is not None and known.end == end and known.mark == mark:
+        return known
+    if known is not None:
+        known = await _followed(snapshot, body, known, folded, end, mark)
+    if known is None:
+        chosen = await members(snapshot, body)
+        known = _Known(folded, end, mark, chosen, await counts(snapshot, chosen))
+    snapshot.remember(memo, "entries", known, known.members.nbytes + known.entries.nbytes)
+    return known
+
+
+async def _followed(snapshot: Snapshot, body: int, known: _Known, folded: int, end: int, mark: int) -> _Known | None:
+    """What was known of a body, with what edits and writes have changed since; None if it must be looked up."""
+    turns = await groups.turns(snapshot, known.mark, mark)
+    if turns is None or folded > known.end:
+        return None
+    supervoxels = known.members
+    rows = known.entries
+    if known.end < end:
+        values = await snapshot.get_many([keys.delta(number) for number in range(known.end, end)])
+        late = deltas.latest([deltas.decode(value) for value in values if value is not None])
+        late = late[np.isin(late.supervoxels, supervoxels)]
+        if len(late):
+            rows = deltas.latest([rows, late])
+            rows = rows[rows.voxels > 0]
+    for operation in [operation for turn in turns for operation in turn["operations"]]:
+        if operation[0] != "move":
+            if body in operation[1:]:
+                return None
+            continue
+        _, moved, source, target = operation
+        if body == source:
+            gone = np.array(moved, np.uint64)
+            supervoxels = supervoxels[~np.isin(supervoxels, gone)]
+            rows = rows[~np.isin(rows.supervoxels, gone)]
+        elif body == target:
+            added = np.unique(np.array(moved, np.uint64))
+            supervoxels = np.union1d(supervoxels, added)
+            rows = deltas.latest([rows, await counts(snapshot, added)])
+    return _Known(folded, end, mark, supervoxels, rows)
 
 
 async def label_counts(reader: Reader, label: int, is_supervoxel: bool) -> Counts:
     """The index entries of a body or of one supervoxel; `Absent` if it has no voxels."""
     if label == 0:
         raise Invalid("label 0 is the background and cannot be asked for")
-    chosen = [label] if is_supervoxel else (await members(reader, label)).tolist()
-    entries = await counts(reader, chosen)
-    if not len(entries):
+    found = await entries(reader, label, is_supervoxel)
+    if not len(found):
         raise Absent(f"label {label} not found")
-    return entries
+    return found
 
 
 async def size(reader: Reader, label: int, is_supervoxel: bool) -> int:
     """The number of voxels of a body or supervoxel, 0 if there is none."""
-    if label == 0:
-        return 0
-    chosen = [label] if is_supervoxel else (await members(reader, label)).tolist()
-    return int((await counts(reader, chosen)).voxels.sum(dtype=np.uint64))
+    return (await entries(reader, label, is_supervoxel)).size if label else 0
 
 
 async def last_change(reader: Reader, body: int) -> Change:
@@ -166,22 +223,34 @@ async def last_change(reader: Reader, body: int) -> Change:
     return Change() if value is None else Change(*orjson.loads(value))
 
 
-async def bodies(reader: Reader, first: int, limit: int) -> tuple[U64, U64]:
+async def state(reader: Reader, body: int) -> tuple[bytes, bytes | None]:
+    """Everything that the index holds of a body, to tell whether two versions hold the same; empty if nothing."""
+    found = await entries(reader, body, False)
+    return b"".join(found.to_keys()), await reader.get(keys.head(body))
+
+
+async def bodies(snapshot: Snapshot, first: int, limit: int) -> tuple[U64, U64]:
     """Bodies with voxels from `first` on, ascending, at most `limit` of them, and their sizes."""
-    entries = Counts(await reader.keys(*keys.supervoxels(0, (1 << 64) - 1)))
-    owners = entries.supervoxels
-    pairs = keys.pairs(await reader.keys(*keys.index()))
-    if len(pairs):
-        places = np.searchsorted(pairs[:, 0], entries.supervoxels)
-        places[places == len(pairs)] = 0
-        owners = np.where(pairs[places, 0] == entries.supervoxels, pairs[places, 1], owners)
-    unique, inverse = np.unique(owners, return_inverse=True)
-    sizes = np.bincount(inverse, weights=entries.voxels, minlength=len(unique)).astype(np.uint64)
-    chosen = (unique >= first) & (unique != 0)
-    return unique[chosen][:limit], sizes[chosen][:limit]
+    stamp = ((await deltas.mark(snapshot))[:2], await groups.mark(snapshot))
+    known = snapshot.recall(_BODIES_MEMO, "sizes")
+    if known is None or known[0] != stamp:
+        rows = Counts.of_keys(await snapshot.keys(*keys.supervoxels(0, (1 << 64) - 1)))
+        waiting = (await deltas.load(snapshot)).all()
+        if waiting:
+            rows = deltas.latest([rows, *waiting])
+            rows = rows[rows.voxels > 0]
+        owners = (await mapping.load_groups(snapshot)).apply(rows.supervoxels)
+        unique, inverse = np.unique(owners, return_inverse=True)
+        sizes = np.zeros(len(unique), np.uint64)
+        np.add.at(sizes, inverse, rows.voxels.astype(np.uint64))
+        known = stamp, unique[unique != 0], sizes[unique != 0]
+        snapshot.remember(_BODIES_MEMO, "sizes", known, 16 * len(unique))
+    _, unique, sizes = known
+    start = int(np.searchsorted(unique, np.uint64(first)))
+    return unique[start : start + limit], sizes[start : start + limit]
 
 
-# ------------------------------------------------------------------ the message of the API
+# ------------------------------------------------------------------ DVID's message
 
 
 def encode_block_index(zyx: Iterable[int]) -> int:
@@ -201,8 +270,8 @@ def decode_block_index(number: int) -> Triple:
 
 async def message(reader: Reader, body: int) -> LabelIndex | None:
     """The index of a body as DVID's message, None if it has no voxels."""
-    entries = await counts(reader, (await members(reader, body)).tolist())
-    if not len(entries):
+    found = await entries(reader, body, False)
+    if not len(found):
         return None
     change = await last_change(reader, body)
     index = LabelIndex(
@@ -212,7 +281,7 @@ async def message(reader: Reader, body: int) -> LabelIndex | None:
         last_mod_app=change.app,
         last_mod_time=change.time,
     )
-    rows = zip(entries.blocks.tolist(), entries.supervoxels.tolist(), entries.voxels.tolist(), strict=True)
+    rows = zip(found.blocks.tolist(), found.supervoxels.tolist(), found.voxels.tolist(), strict=True)
     for zyx, supervoxel, number in rows:
         index.blocks[encode_block_index(zyx)].counts[supervoxel] = number
     return index

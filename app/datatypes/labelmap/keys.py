@@ -1,12 +1,18 @@
 """Keys of a labelmap's tree. Integers are big-endian, so that their order is numeric.
 
-block/{scale}{z}{y}{x}         gzip of the compressed label block, as clients exchange it; supervoxel ids
-sv/{supervoxel}{z}{y}{x}{n}    index of scale 0: the supervoxel has n voxels in the block; no value
-map/{supervoxel}{body}         a supervoxel's body where it is not the supervoxel's own number; no value
-index/{supervoxel}{body}       the body whose posted index lists the supervoxel; no value
-body/{body}{supervoxel}        members of a body beside the supervoxel of its own number; no value
-head/{body}                    who changed a body last
-state/...                      extents, largest label, mark of the mapping
+block/{scale}{z}{y}{x}          gzip of the compressed label block, as clients exchange it; supervoxel ids
+sv/{supervoxel}{z}{y}{x}{n}     index of scale 0: the supervoxel has n voxels in the block
+delta/{number}                  changes of that index that are not in `sv/` yet (`deltas.py`)
+map/{supervoxel}{group}         the group that an edit put a supervoxel in; group 0: the supervoxel is retired
+group/{group}{kind}{of}{n}      a group of n supervoxels; kind 0: `of` is its body, kind 1: the group it is part of
+child/{group}{kind}{member}     members of a group: supervoxels (kind 0) and groups (kind 1)
+root/{body}{group}              the group that is the whole body
+fixed/{supervoxel}{body}        a posted mapping that says something else than the groups
+head/{body}                     who changed a body last
+turn/{number}                   what one edit changed of the mapping, for readers that know the one before
+state/...                       extents, largest label, number of the last turn, range of deltas
+
+Where no value is named there is none: the key says it all, so a list of keys reads the whole table.
 """
 
 from __future__ import annotations
@@ -18,10 +24,15 @@ from app.core.geometry import MAX_COORDINATE, Triple, block_key
 
 U64 = npt.NDArray[np.uint64]
 
+#: The number of the last change of the mapping, eight bytes; absent before the first.
 MAPPING_MARK = b"state/mapping"
+#: How many posted mappings differ from the groups, eight bytes; absent if there never was one.
+FIXED_COUNT = b"state/fixed"
+#: The range of deltas (first, behind the last) and the number of their rows.
+DELTAS = b"state/deltas"
 MAX_LABEL = b"state/max-label"
 
-_SV, _MAP, _INDEX, _BODY = b"sv/", b"map/", b"index/", b"body/"
+_SV, _MAP, _GROUP, _CHILD, _ROOT, _FIXED = b"sv/", b"map/", b"group/", b"child/", b"root/", b"fixed/"
 _SV_LENGTH = len(_SV) + 8 + 12 + 4
 #: The largest scale that a URL can name.
 MAX_SCALE = 255
@@ -37,26 +48,6 @@ def block(scale: int, zyx: Triple) -> bytes:
     return b"block/" + bytes([scale]) + block_key(zyx)
 
 
-def counts(zyx: Triple, labels: U64, numbers: npt.NDArray[np.uint32]) -> list[bytes]:
-    """Index keys of one block: one for each label, which must not be 0."""
-    place = block_key(zyx)
-    return [
-        _SV + label + place + count for label, count in zip(_words(labels, ">u8"), _words(numbers, ">u4"), strict=True)
-    ]
-
-
-def count(supervoxel: int, zyx: Triple, voxels: int) -> bytes:
-    """One index key."""
-    return _SV + number(supervoxel) + block_key(zyx) + voxels.to_bytes(4, "big")
-
-
-def _words(values: npt.NDArray[np.generic], dtype: str) -> list[bytes]:
-    """Numbers as big-endian byte strings."""
-    size = np.dtype(dtype).itemsize
-    joined = values.astype(dtype).tobytes()
-    return [joined[start : start + size] for start in range(0, len(joined), size)]
-
-
 def supervoxel(label: int) -> tuple[bytes, bytes]:
     """The range of a supervoxel's index keys."""
     return supervoxels(label, label)
@@ -70,16 +61,63 @@ def supervoxels(first: int, last: int) -> tuple[bytes, bytes]:
 class Counts:
     """Index entries in columns: supervoxels uint64 (n), blocks int64 (n, 3) as z, y, x, voxels uint32 (n)."""
 
-    def __init__(self, keys: list[bytes]) -> None:
+    def __init__(self, supervoxels: U64, blocks: npt.NDArray[np.int64], voxels: npt.NDArray[np.uint32]) -> None:
+        self.supervoxels = supervoxels
+        self.blocks = blocks
+        self.voxels = voxels
+
+    @staticmethod
+    def of_keys(keys: list[bytes]) -> Counts:
+        """The entries that keys of `sv/` stand for."""
+        if not keys:
+            return Counts(np.empty(0, np.uint64), np.empty((0, 3), np.int64), np.empty(0, np.uint32))
         rows = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, _SV_LENGTH)
         start = len(_SV)
-        self.supervoxels: U64 = _column(rows, start, ">u8").astype(np.uint64)
         coordinates = [_column(rows, start + 8 + 4 * axis, ">u4").astype(np.int64) for axis in range(3)]
-        self.blocks: npt.NDArray[np.int64] = np.stack(coordinates, axis=1) - MAX_COORDINATE
-        self.voxels: npt.NDArray[np.uint32] = _column(rows, start + 20, ">u4").astype(np.uint32)
+        return Counts(
+            _column(rows, start, ">u8").astype(np.uint64),
+            np.stack(coordinates, axis=1) - MAX_COORDINATE,
+            _column(rows, start + 20, ">u4").astype(np.uint32),
+        )
+
+    @staticmethod
+    def joined(parts: list[Counts]) -> Counts:
+        """The entries of several."""
+        if len(parts) == 1:
+            return parts[0]
+        return Counts(
+            np.concatenate([part.supervoxels for part in parts]),
+            np.concatenate([part.blocks for part in parts]),
+            np.concatenate([part.voxels for part in parts]),
+        )
+
+    def __getitem__(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Counts:
+        return Counts(self.supervoxels[chosen], self.blocks[chosen], self.voxels[chosen])
 
     def __len__(self) -> int:
         return len(self.voxels)
+
+    @property
+    def size(self) -> int:
+        """All voxels."""
+        return int(self.voxels.sum(dtype=np.uint64))
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that the columns take."""
+        return self.supervoxels.nbytes + self.blocks.nbytes + self.voxels.nbytes
+
+    def to_keys(self) -> list[bytes]:
+        """The keys of `sv/` that stand for the entries."""
+        places = (self.blocks + MAX_COORDINATE).astype(">u4")
+        rows = np.empty((len(self), _SV_LENGTH), np.uint8)
+        start = len(_SV)
+        rows[:, :start] = np.frombuffer(_SV, np.uint8)
+        rows[:, start : start + 8] = self.supervoxels.astype(">u8").view(np.uint8).reshape(-1, 8)
+        rows[:, start + 8 : start + 20] = np.ascontiguousarray(places).view(np.uint8).reshape(-1, 12)
+        rows[:, start + 20 :] = self.voxels.astype(">u4").view(np.uint8).reshape(-1, 4)
+        joined = rows.tobytes()
+        return [joined[at : at + _SV_LENGTH] for at in range(0, len(joined), _SV_LENGTH)]
 
 
 def _column(rows: npt.NDArray[np.uint8], start: int, dtype: str) -> npt.NDArray[np.generic]:
@@ -87,54 +125,90 @@ def _column(rows: npt.NDArray[np.uint8], start: int, dtype: str) -> npt.NDArray[
     return np.ascontiguousarray(rows[:, start : start + size]).view(dtype)[:, 0]
 
 
-def mapped(supervoxel: int, body: int) -> bytes:
-    """The key that maps a supervoxel to a body."""
-    return _MAP + number(supervoxel) + number(body)
+class Pairs:
+    """A table of keys that hold two numbers, ordered by the first: who is mapped where, who belongs to whom."""
+
+    def __init__(self, prefix: bytes) -> None:
+        self._prefix = prefix
+
+    def key(self, first: int, second: int) -> bytes:
+        """The key of one row."""
+        return self._prefix + number(first) + number(second)
+
+    def range_of(self, first: int) -> tuple[bytes, bytes]:
+        """The range of the rows with this first number."""
+        start = self._prefix + number(first)
+        return start, start + b"\xff" * 9
+
+    def all(self) -> tuple[bytes, bytes]:
+        """The range of the table."""
+        return self._prefix, self._prefix + b"\xff" * 17
 
 
-def mapping_of(supervoxel: int) -> tuple[bytes, bytes]:
-    """The range in which a supervoxel's mapping is, if it has one."""
-    return _MAP + number(supervoxel), _MAP + number(supervoxel) + b"\xff" * 9
-
-
-def mapping() -> tuple[bytes, bytes]:
-    """The range of the whole mapping."""
-    return _MAP, _MAP + b"\xff" * 17
+MAP = Pairs(_MAP)
+ROOT = Pairs(_ROOT)
+FIXED = Pairs(_FIXED)
 
 
 def pairs(keys: list[bytes]) -> U64:
-    """The two numbers of each key of `map/`, `index/` or `body/`: uint64 (n, 2)."""
+    """The rows of a table of pairs, as its keys have them: uint64 (n, 2)."""
     if not keys:
         return np.empty((0, 2), np.uint64)
-    rows = np.frombuffer(b"".join(key[-16:] for key in keys), ">u8").reshape(-1, 2)
-    return rows.astype(np.uint64)
+    return np.frombuffer(b"".join(key[-16:] for key in keys), ">u8").reshape(-1, 2).astype(np.uint64)
 
 
-def indexed(supervoxel: int, body: int) -> bytes:
-    """The key that says whose posted index lists a supervoxel."""
-    return _INDEX + number(supervoxel) + number(body)
+#: Kinds of a group and of its members.
+OF_BODY, OF_GROUP = 0, 1
+SUPERVOXEL, GROUP = 0, 1
 
 
-def index_of(supervoxel: int) -> tuple[bytes, bytes]:
-    """The range in which that key is, if there is one."""
-    return _INDEX + number(supervoxel), _INDEX + number(supervoxel) + b"\xff" * 9
+def group(name: int, kind: int, of: int, members: int) -> bytes:
+    """The key of a group."""
+    return _GROUP + number(name) + bytes([kind]) + number(of) + number(members)
 
 
-def index() -> tuple[bytes, bytes]:
-    """The range of all of them."""
-    return _INDEX, _INDEX + b"\xff" * 17
+def group_range(name: int) -> tuple[bytes, bytes]:
+    """The range in which a group's key is."""
+    return _GROUP + number(name), _GROUP + number(name) + b"\xff" * 18
 
 
-def member(body: int, supervoxel: int) -> bytes:
-    """The key that makes a supervoxel a member of a body."""
-    return _BODY + number(body) + number(supervoxel)
+def groups_range() -> tuple[bytes, bytes]:
+    """The range of all groups."""
+    return _GROUP, _GROUP + b"\xff" * 26
 
 
-def members_of(body: int) -> tuple[bytes, bytes]:
-    """The range of a body's members."""
-    return _BODY + number(body), _BODY + number(body) + b"\xff" * 9
+def parse_groups(keys: list[bytes]) -> npt.NDArray[np.void]:
+    """Groups in columns: name, kind, of, members."""
+    row = np.dtype([("name", ">u8"), ("kind", "u1"), ("of", ">u8"), ("members", ">u8")])
+    return np.frombuffer(b"".join(key[len(_GROUP) :] for key in keys), row)
+
+
+def child(group: int, kind: int, member: int) -> bytes:
+    """The key that makes something a member of a group."""
+    return _CHILD + number(group) + bytes([kind]) + number(member)
+
+
+def children(group: int, kind: int) -> tuple[bytes, bytes]:
+    """The range of a group's members of one kind."""
+    start = _CHILD + number(group) + bytes([kind])
+    return start, start + b"\xff" * 9
+
+
+def last_numbers(keys: list[bytes]) -> U64:
+    """The last number of each key."""
+    return np.frombuffer(b"".join(key[-8:] for key in keys), ">u8").astype(np.uint64)
 
 
 def head(body: int) -> bytes:
     """Who changed a body last."""
     return b"head/" + number(body)
+
+
+def turn(count: int) -> bytes:
+    """What one edit changed of the mapping."""
+    return b"turn/" + number(count)
+
+
+def delta(count: int) -> bytes:
+    """Some changes of the index."""
+    return b"delta/" + number(count)

@@ -22,7 +22,7 @@ from app.core.errors import Invalid
 from app.core.geometry import Box, Triple
 from app.core.work import Workers
 from app.datatypes import voxels
-from app.datatypes.labelmap import blocks, counters, index, keys, touched
+from app.datatypes.labelmap import blocks, counters, deltas, index, keys, mapping, touched
 from app.datatypes.labelmap.blocks import U8
 from app.datatypes.labelmap.keys import U64
 from app.kernels import downres, label_block
@@ -52,7 +52,7 @@ class Prepared:
 def prepare_dense(zyx: Triple, dense: U64, scales: int) -> Prepared:
     """Encode, count and reduce one block of dense labels, uint64 z, y, x."""
     block = label_block.encode(dense)
-    return _prepared(zyx, blocks.pack(block), block, dense, scales)
+    return prepared(zyx, blocks.pack(block), block, dense, scales)
 
 
 def prepare_packed(zyx: Triple, payload: bytes, shape: Triple, scales: int) -> Prepared:
@@ -62,10 +62,11 @@ def prepare_packed(zyx: Triple, payload: bytes, shape: Triple, scales: int) -> P
     if scales:
         dense = np.empty(shape, np.uint64)
         label_block.decode(block, dense)
-    return _prepared(zyx, payload, block, dense, scales)
+    return prepared(zyx, payload, block, dense, scales)
 
 
-def _prepared(zyx: Triple, stored: bytes, block: U8, dense: U64 | None, scales: int) -> Prepared:
+def prepared(zyx: Triple, stored: bytes, block: U8, dense: U64 | None, scales: int) -> Prepared:
+    """Count and reduce a block whose bytes and dense labels are at hand."""
     labels, numbers = label_block.counts(block)
     reduced = []
     for _ in range(scales):
@@ -124,13 +125,12 @@ async def store(
             written = await workers.map(_masked, [(block, old, shape, mask, scales) for block, old in pairs])
         if is_base and indexing and data.instance.settings["indexed"]:
             old_counts = await _counted(present, workers)
-            await index.replace_counts(
-                mutation, [(b.zyx, b.labels, b.voxels, old) for b, old in zip(written, old_counts, strict=True)]
-            )
+            rows = [(b.zyx, b.labels, b.voxels, old) for b, old in zip(written, old_counts, strict=True)]
+            await index.replace_counts(mutation, rows, mutation_id)
         for block in written:
             mutation.put(keys.block(scale, block.zyx), block.stored)
         if scales:
-            await _store_reduced(mutation, written, shape, workers)
+            await store_reduced(mutation, written, shape, workers)
         if is_base and places:
             low = Box(tuple(map(min, zip(*places, strict=True))), (0, 0, 0)).start
             high = tuple(max(axis) + 1 for axis in zip(*places, strict=True))
@@ -141,7 +141,10 @@ async def store(
         changed = touched.encode(places) if scale == 0 else b""
         mutation.record(Record(action, data.home.uuid, mutation_id, user, app, touched=changed))
 
+    await mapping.load(await data.head())  # once for this process, not in each mutation
     await data.mutate(change, by_admin=by_admin)
+    if is_base and indexing:
+        await deltas.fold(data, by_admin=by_admin)
 
 
 def _times(zyx: Iterable[int], shape: Triple) -> Triple:
@@ -176,7 +179,7 @@ async def _counted(
     return [None if stored is None else next(counted) for stored in present]
 
 
-async def _store_reduced(mutation: Mutation, written: Sequence[Prepared], shape: Triple, workers: Workers) -> None:
+async def store_reduced(mutation: Mutation, written: Sequence[Prepared], shape: Triple, workers: Workers) -> None:
     """Paste the blocks' parts into the blocks of the coarser scales."""
     for level in range(max((len(block.reduced) for block in written), default=0)):
         factor = 2 << level

@@ -14,14 +14,13 @@ from starlette.responses import Response
 
 from app.core.errors import Absent, Invalid
 from app.datatypes.config import Config
-from app.datatypes.labelmap import changed_settings, counters, index, mapping
+from app.datatypes.labelmap import changed_settings, counters, deltas, index, mapping, posted
 from app.formats.dvid_pb2 import LabelIndex, LabelIndices, MappingOps
 from app.routes import answers
 from app.routes.endpoint import Parameter, endpoint
 from app.routes.keyvalue import may_write_locked
 from app.routes.labelmap.parameters import HASH, MAX_LABEL, body_label, check_indexed, label_of, labels_in_body
 from app.routes.request import Request
-from app.versioning.datastore import Data
 from app.versioning.log import Record
 from app.versioning.tree import Mutation
 
@@ -130,8 +129,7 @@ async def get_index_version(request: Request) -> Response:
     # Versions that hold the very same entries inherited them.
     versions = data.line.versions
     for version, parent in pairwise(versions):
-        older = Data(data.datastore, data.repo, data.repo.versions[parent], data.instance)
-        if await index.state(await older.head(), body) != state:
+        if await index.state(await data.in_version(parent).head(), body) != state:
             return answers.text(version)
     return answers.text(versions[-1])
 
@@ -145,16 +143,17 @@ async def _put_indices(request: Request, messages: list[Any]) -> None:
     largest = max((message.label for message in messages), default=0)
     if largest:
         await counters.see(data, largest)
-    record = Record("post-indices", data.home.uuid, await data.mutation_id(), request.user, request.app)
+    mutation_id = await data.mutation_id()
+    record = Record("post-indices", data.home.uuid, mutation_id, request.user, request.app)
 
     async def change(mutation: Mutation) -> None:
-        for message in messages:
-            await index.put_index(mutation, message)
+        await posted.put_indices(mutation, messages, mutation_id)
         if largest:
             await counters.raise_max_label(mutation, largest)
         mutation.record(record)
 
     await data.mutate(change, by_admin=may_write_locked(request))
+    await deltas.fold(data, by_admin=may_write_locked(request))
 
 
 def _parse(message: Any, body: bytes) -> Any:
@@ -187,9 +186,12 @@ async def get_mapping(request: Request) -> Response:
     known = await mapping.load(snapshot)
     found = known.apply(labels).tolist() if len(labels) else []
     if not request.query["nolookup"] and len(labels):
-        mapped = known.is_mapped(labels).tolist()
+        is_fixed = known.is_fixed(labels).tolist()
         for place, label in enumerate(labels.tolist()):
-            if not mapped[place] and not await index.size(snapshot, label, False):
+            if found[place] != label:
+                continue
+            is_own = await index.body_of(snapshot, label) == label
+            if not (is_own and (is_fixed[place] or await index.has_voxels(snapshot, label))):
                 found[place] = 0
     return answers.json(found)
 
@@ -217,11 +219,9 @@ async def post_mappings(request: Request) -> Response:
     pairs = [(original, operation.mapped) for operation in message.mappings for original in operation.original]
     mutation_id = await data.mutation_id()
     record = Record("post-mappings", data.home.uuid, mutation_id, request.user, request.app)
-    mark = mutation_id.to_bytes(8, "big") + data.home.uuid.encode()
 
     async def change(mutation: Mutation) -> None:
-        if pairs:
-            await index.put_mapping(mutation, pairs, mark)
+        await posted.put_mapping(mutation, pairs, mutation_id)
         mutation.record(record)
 
     await data.mutate(change, by_admin=may_write_locked(request))
@@ -232,7 +232,7 @@ async def post_mappings(request: Request) -> Response:
 async def get_map_stats(request: Request) -> Response:
     """How large the mapping is."""
     known = await mapping.load(await request.head())
-    size = {"MapEntries": len(known.supervoxels), "MapSize": 16 * len(known.supervoxels), "NumVersions": 1}
+    size = {"MapEntries": len(known), "MapSize": known.nbytes, "NumVersions": len(request.data.line.versions)}
     return answers.json({request.data.instance.name: {**size, "MaxVersion": request.data.home.number}})
 
 

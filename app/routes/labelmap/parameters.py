@@ -73,9 +73,14 @@ async def hashed_json(request: Request) -> Any:
 
 async def labels_in_body(request: Request, *, most: int = 1 << 30) -> list[int]:
     """A JSON list of labels."""
-    labels = await hashed_json(request)
-    if not isinstance(labels, list) or not all(type(label) is int and 0 <= label <= MAX_LABEL for label in labels):
-        raise Invalid("the body must be a JSON list of labels")
+    labels = label_list(await hashed_json(request))
     if len(labels) > most:
         raise Invalid(f"the body lists {len(labels)} labels; at most {most} are allowed")
     return labels
+
+
+def label_list(value: Any) -> list[int]:
+    """A JSON list of labels."""
+    if not isinstance(value, list) or not all(type(label) is int and 0 <= label <= MAX_LABEL for label in value):
+        raise Invalid("the body must be a JSON list of labels")
+    return value

@@ -1,0 +1,234 @@
+"""Edits of bodies that move no voxels: merge, cleave, renumber.
+
+Each is one mutation with one log record. What it costs depends on what it names, not on how large the bodies are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import orjson
+
+from app.core.errors import Invalid
+from app.datatypes.labelmap import counters, groups, index, keys
+from app.datatypes.labelmap.groups import Forest
+from app.versioning.datastore import Data
+from app.versioning.log import Record
+from app.versioning.snapshot import Reader
+from app.versioning.tree import Mutation
+
+#: A body with more supervoxels is not listed by an edit; readers that know it look it up anew.
+LISTED = 512
+
+
+@dataclass(frozen=True)
+class Editor:
+    """Who edits: `u` and `app` of the request, and whether locked versions are open to them."""
+
+    user: str = ""
+    app: str = ""
+    is_admin: bool = False
+
+    def record(self, data: Data, action: str, mutation_id: int, *, touched: bytes = b"", **arguments: Any) -> Record:
+        """A log record. Capitalised arguments are those of DVID's messages."""
+        return Record(action, data.home.uuid, mutation_id, self.user, self.app, arguments, touched=touched)
+
+    def sign(self, mutation: Mutation, mutation_id: int, *bodies: int) -> None:
+        """Note in bodies who changed them last."""
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        for body in bodies:
+            mutation.put(keys.head(body), orjson.dumps([mutation_id, self.user, self.app, now]))
+
+
+async def merge(data: Data, target: int, others: Sequence[int], editor: Editor) -> int:
+    """Make the supervoxels of other bodies the target's; the mutation id."""
+    mutation_id = await data.mutation_id()
+    others = list(dict.fromkeys(others))
+    if target == 0 or 0 in others:
+        raise Invalid("label 0 is the background and cannot be merged")
+    if target in others:
+        raise Invalid(f"body {target} cannot be merged into itself")
+    if not others:
+        raise Invalid("a merge needs a target and at least one other body")
+
+    async def change(mutation: Mutation) -> None:
+        forest = Forest(mutation, mutation_id)
+        for body in (target, *others):
+            await check_exists(mutation, forest, body)
+        await _unfix(mutation, forest, others)
+        for body in others:
+            has_own = await _has_own(mutation, forest, body)
+            forest.operations.append(await _moving(forest, body, target, has_own))
+            await forest.join(target, body, with_other=has_own)
+            await _forget_head(mutation, body)
+        await forest.flush()
+        editor.sign(mutation, mutation_id, target)
+        mutation.record(editor.record(data, "merge", mutation_id, Target=target, Labels=others))
+
+    await data.mutate(change, by_admin=editor.is_admin)
+    return mutation_id
+
+
+async def cleave(data: Data, body: int, supervoxels: Sequence[int], editor: Editor) -> tuple[int, int]:
+    """Make supervoxels of a body a new body: its number, and the mutation id."""
+    mutation_id = await data.mutation_id()
+    named = list(dict.fromkeys(supervoxels))
+    if body == 0 or 0 in named:
+        raise Invalid("label 0 is the background and cannot be cleaved")
+    if not named:
+        raise Invalid("a cleave needs at least one supervoxel")
+    new, _ = await counters.give(data, 1)
+
+    async def change(mutation: Mutation) -> int:
+        forest = Forest(mutation, mutation_id)
+        await check_exists(mutation, forest, body)
+        moved, ghosts = await _sorted_out(mutation, forest, body, named)
+        size = (await index.counts(mutation, np.array(sorted(moved), np.uint64))).size
+        if not size:
+            raise Invalid(f"none of the supervoxels has any voxels in body {body}")
+        remain = await _remaining(mutation, forest, body, set(moved))
+        for label in moved:
+            if await forest.fixed_of(label) is not None:
+                await forest.fix(label, None)
+        if await forest.group_of(new) is None:
+            await forest.retire(new)
+        await forest.put_in(new, moved)
+        for label in ghosts:
+            await forest.fix(label, new)
+        forest.operations.append(["move", moved, body, new])
+        await forest.flush()
+        await counters.raise_max_label(mutation, new)
+        editor.sign(mutation, mutation_id, body, new)
+        arguments: dict[str, Any] = {
+            "OrigLabel": body,
+            "CleavedLabel": new,
+            "CleavedSupervoxels": named,
+            "CleavedSize": size,
+        }
+        # Counting a large body costs more than the edit: who asks for the log counts it at this generation.
+        arguments |= {"RemainSize": remain} if remain is not None else {"generation": mutation.generation + 1}
+        mutation.record(editor.record(data, "cleave", mutation_id, **arguments))
+        return new
+
+    await data.mutate(change, by_admin=editor.is_admin)
+    return new, mutation_id
+
+
+async def renumber(data: Data, old: int, new: int, editor: Editor) -> int:
+    """Give a body a number that no body has; the mutation id."""
+    mutation_id = await data.mutation_id()
+    if old == 0 or new == 0:
+        raise Invalid("label 0 is the background and cannot be renumbered")
+    if old == new:
+        raise Invalid(f"body {old} has that number already")
+
+    async def change(mutation: Mutation) -> None:
+        forest = Forest(mutation, mutation_id)
+        await check_exists(mutation, forest, old)
+        if await exists(mutation, forest, new):
+            raise Invalid(f"there is a body {new} already")
+        await _unfix(mutation, forest, [old])
+        has_own = await _has_own(mutation, forest, old)
+        forest.operations.append(await _moving(forest, old, new, has_own))
+        await forest.rename(old, new, with_old=has_own)
+        await forest.flush()
+        await _forget_head(mutation, old)
+        await counters.raise_max_label(mutation, new)
+        editor.sign(mutation, mutation_id, new)
+        mutation.record(editor.record(data, "renumber", mutation_id, NewLabel=new, OrigLabel=old))
+
+    await counters.see(data, new)
+    await data.mutate(change, by_admin=editor.is_admin)
+    return mutation_id
+
+
+async def exists(reader: Reader, forest: Forest, body: int) -> bool:
+    """Whether a body has voxels."""
+    number = await forest.number_of_members(body)
+    if number > LISTED:
+        return True  # so many supervoxels were never all erased
+    if await forest.root_of(body) is None:
+        return number > 0 and await index.has_voxels(reader, body)
+    return await _any_voxels(reader, await forest.members(body))
+
+
+async def check_exists(reader: Reader, forest: Forest, body: int) -> None:
+    """Refuse a body without voxels."""
+    if not await exists(reader, forest, body):
+        raise Invalid(f"there is no body {body}")
+
+
+async def _any_voxels(reader: Reader, supervoxels: Sequence[int]) -> bool:
+    """Whether any of some supervoxels has voxels: the first mostly has."""
+    start, count = 0, 1
+    while start < len(supervoxels):
+        if len(await index.counts(reader, np.array(supervoxels[start : start + count], np.uint64))):
+            return True
+        start, count = start + count, 4 * count
+    return False
+
+
+async def _has_own(mutation: Mutation, forest: Forest, body: int) -> bool:
+    """Whether the supervoxel of a body's own number is a part of it, and not just a number."""
+    return await forest.group_of(body) is None and await index.has_voxels(mutation, body)
+
+
+async def _moving(forest: Forest, source: int, target: int, with_own: bool) -> list[object]:
+    """How readers that know the bodies learn that all supervoxels of one become another's."""
+    if await forest.number_of_members(source) > LISTED:
+        return ["rebuild", source, target]
+    moved = await forest.members(source)
+    if not with_own and await forest.group_of(source) is None:
+        moved.remove(source)
+    return ["move", moved, source, target]
+
+
+async def _unfix(mutation: Mutation, forest: Forest, bodies: Sequence[int]) -> None:
+    """Forget posted mappings of bodies' supervoxels: from now on reads of voxels show what the groups say."""
+    fixed = await groups.fixed_count(mutation)
+    if not fixed:
+        return
+    if sum([await forest.number_of_members(body) for body in bodies]) <= fixed:
+        candidates = [label for body in bodies for label in await forest.members(body)]
+    else:
+        candidates = keys.pairs(await mutation.keys(*keys.FIXED.all()))[:, 0].tolist()
+    for label in candidates:
+        if await forest.fixed_of(label) is not None and await forest.body_of(label) in bodies:
+            await forest.fix(label, None)
+
+
+async def _sorted_out(
+    mutation: Mutation, forest: Forest, body: int, named: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Which of the named supervoxels the body lists, and which only a posted mapping sends to it."""
+    await forest.prefetch(named)
+    moved: list[int] = []
+    ghosts: list[int] = []
+    for label in named:
+        if await forest.body_of(label) == body:
+            moved.append(label)
+        elif await forest.fixed_of(label) == body and not await index.has_voxels(mutation, label):
+            ghosts.append(label)
+        else:
+            raise Invalid(f"supervoxel {label} is not in body {body}")
+    return moved, ghosts
+
+
+async def _remaining(mutation: Mutation, forest: Forest, body: int, moved: set[int]) -> int | None:
+    """The voxels that a body keeps, None if it has too many supervoxels to count; refused if it keeps none."""
+    if await forest.number_of_members(body) - len(moved) > LISTED:
+        return None
+    kept = [label for label in await forest.members(body) if label not in moved]
+    size = (await index.counts(mutation, np.array(kept, np.uint64))).size
+    if not size:
+        raise Invalid(f"these are all supervoxels of body {body}: it would be empty")
+    return size
+
+
+async def _forget_head(mutation: Mutation, body: int) -> None:
+    if await mutation.get(keys.head(body)) is not None:
+        mutation.delete(keys.head(body))

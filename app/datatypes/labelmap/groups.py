@@ -1,0 +1,369 @@
+"""Which supervoxels make a body: a forest whose edits cost what they name, not what the bodies hold.
+
+A supervoxel in no group belongs to the body of its own number. Others are members of a group; a group is a body (but
+for the supervoxel of the body's number, which may stand alone), or a part of a larger group. Joining two bodies hangs
+one group below the other, whichever is smaller, so a chain of groups is no longer than the logarithm of their number.
+Taking supervoxels out rewrites just these. (Union by size: Tarjan, "Efficiency of a good but not linear set union
+algorithm", 1975; here with deletion, and kept for every version.)
+
+Two things may differ for a while, as in DVID: which supervoxels the index lists for a body (the groups), and what reads
+of voxels show (the mapping). `POST mappings` changes the mapping alone, `POST indices` the groups alone; where they
+differ the mapping is kept in `fixed/`. Edits change both.
+
+A forest reads through a mutation, keeps what it changes, and stages all of it in `flush`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from app.core.errors import StoreUnavailable
+from app.datatypes.labelmap import keys
+from app.datatypes.labelmap.keys import OF_BODY, OF_GROUP, U64
+from app.versioning.snapshot import Reader
+from app.versioning.tree import Mutation
+
+#: The group of supervoxels that exist no more: split ones, and numbers that became a body's without being one before.
+RETIRED = 0
+#: Turns kept for readers that are behind; who is further behind reads the whole mapping.
+TURNS = 256
+#: A turn with more changes than this says only that there were many.
+LONGEST_TURN = 100_000
+#: Lookups of supervoxels under way at once.
+TOGETHER = 256
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of so many supervoxels: a body's whole, or part of another group."""
+
+    kind: int
+    of: int
+    members: int
+
+
+# ------------------------------------------------------------------ reading
+
+
+async def group_of(reader: Reader, supervoxel: int) -> int | None:
+    """The group that a supervoxel is in; `RETIRED`, or None if it is in none."""
+    found = await reader.keys(*keys.MAP.range_of(supervoxel))
+    return int.from_bytes(found[0][-8:], "big") if found else None
+
+
+async def group(reader: Reader, name: int) -> Group:
+    """A group by its name."""
+    found = keys.parse_groups(await reader.keys(*keys.group_range(name)))
+    if not len(found):
+        raise StoreUnavailable(f"the group {name} of supervoxels is missing")
+    return Group(int(found[0]["kind"]), int(found[0]["of"]), int(found[0]["members"]))
+
+
+async def root_of(reader: Reader, body: int) -> int | None:
+    """The group that is a whole body, None for a body of one supervoxel or none."""
+    found = await reader.keys(*keys.ROOT.range_of(body))
+    return int.from_bytes(found[0][-8:], "big") if found else None
+
+
+async def body_of(reader: Reader, supervoxel: int) -> int:
+    """The body whose index lists a supervoxel; 0 for a retired one."""
+    name = await group_of(reader, supervoxel)
+    if name is None:
+        return supervoxel
+    while name != RETIRED:
+        found = await group(reader, name)
+        if found.kind == OF_BODY:
+            return found.of
+        name = found.of
+    return 0
+
+
+async def members(reader: Reader, body: int) -> U64:
+    """The supervoxels of a body, ascending, whether they have voxels or not."""
+    own, root = await asyncio.gather(group_of(reader, body), root_of(reader, body))
+    found = [np.array([body] if own is None else [], np.uint64)]
+    level = [root] if root is not None else []
+    while level:
+        ranges = [keys.children(name, kind) for name in level for kind in (keys.SUPERVOXEL, keys.GROUP)]
+        listed = await asyncio.gather(*[reader.keys(*range_) for range_ in ranges])
+        found += [keys.last_numbers(names) for names in listed[::2]]
+        level = [name for names in listed[1::2] for name in keys.last_numbers(names).tolist()]
+    return np.unique(np.concatenate(found))
+
+
+async def fixed_of(reader: Reader, supervoxel: int) -> int | None:
+    """The body that a posted mapping names for a supervoxel, where that differs from the groups."""
+    found = await reader.keys(*keys.FIXED.range_of(supervoxel))
+    return int.from_bytes(found[0][-8:], "big") if found else None
+
+
+async def fixed_count(reader: Reader) -> int:
+    """How many supervoxels have such an entry."""
+    value = await reader.get(keys.FIXED_COUNT)
+    return 0 if value is None else int.from_bytes(value, "big")
+
+
+# ------------------------------------------------------------------ changing
+
+
+class Forest:
+    """The groups and the mapping as one mutation changes them. `seed` makes names of new groups: unique in the repo."""
+
+    def __init__(self, mutation: Mutation, seed: int) -> None:
+        self._below = mutation
+        self._next_name = seed << 20
+        self._maps: dict[int, tuple[int | None, int | None]] = {}
+        self._groups: dict[int, tuple[Group | None, Group]] = {}
+        self._roots: dict[int, tuple[int | None, int | None]] = {}
+        self._fixed: dict[int, tuple[int | None, int | None]] = {}
+        self._children: dict[tuple[int, int, int], bool] = {}
+        self._has_fixed: bool | None = None
+        self._moved_in: dict[int, set[int]] = defaultdict(set)
+        self.operations: list[list[Any]] = []
+
+    # -------- what is there
+
+    async def prefetch(self, supervoxels: Iterable[int]) -> None:
+        """Look up many supervoxels at once."""
+        wanted = [label for label in supervoxels if label not in self._maps]
+        if not await mark(self._below):
+            self._maps.update(dict.fromkeys(wanted, (None, None)))
+            return
+        for start in range(0, len(wanted), TOGETHER):
+            some = wanted[start : start + TOGETHER]
+            for label, name in zip(some, await asyncio.gather(*[group_of(self._below, s) for s in some]), strict=True):
+                self._maps[label] = name, name
+
+    async def group_of(self, supervoxel: int) -> int | None:
+        """The group of a supervoxel, `RETIRED`, or None."""
+        if supervoxel not in self._maps:
+            name = await group_of(self._below, supervoxel)
+            self._maps[supervoxel] = name, name
+        return self._maps[supervoxel][1]
+
+    async def group(self, name: int) -> Group:
+        """A group."""
+        if name not in self._groups:
+            found = await group(self._below, name)
+            self._groups[name] = found, found
+        return self._groups[name][1]
+
+    async def root_of(self, body: int) -> int | None:
+        """The group of a whole body."""
+        if body not in self._roots:
+            name = await root_of(self._below, body)
+            self._roots[body] = name, name
+        return self._roots[body][1]
+
+    async def body_of(self, supervoxel: int) -> int:
+        """The body that lists a supervoxel; 0 for a retired one."""
+        name = await self.group_of(supervoxel)
+        if name is None:
+            return supervoxel
+        while name != RETIRED:
+            found = await self.group(name)
+            if found.kind == OF_BODY:
+                return found.of
+            name = found.of
+        return 0
+
+    async def shown(self, supervoxel: int) -> int:
+        """What reads of voxels show for a supervoxel."""
+        fixed = await self.fixed_of(supervoxel)
+        return await self.body_of(supervoxel) if fixed is None else fixed
+
+    async def fixed_of(self, supervoxel: int) -> int | None:
+        """The posted mapping of a supervoxel where it differs from the groups."""
+        if supervoxel not in self._fixed:
+            if self._has_fixed is None:
+                self._has_fixed = await fixed_count(self._below) > 0
+            found = await fixed_of(self._below, supervoxel) if self._has_fixed else None
+            self._fixed[supervoxel] = found, found
+        return self._fixed[supervoxel][1]
+
+    async def members(self, body: int) -> list[int]:
+        """The supervoxels of a body as they are now; costs as much as it has."""
+        if await mark(self._below):
+            listed = (await members(self._below, body)).tolist()
+            await self.prefetch(listed)
+        else:
+            listed = [body]
+        return sorted([label for label in {*listed, *self._moved_in[body]} if await self.body_of(label) == body])
+
+    async def number_of_members(self, body: int) -> int:
+        """How many supervoxels a body has, with and without voxels."""
+        root = await self.root_of(body)
+        own = 1 if await self.group_of(body) is None else 0
+        return own + ((await self.group(root)).members if root is not None else 0)
+
+    # -------- changes
+
+    async def put_in(self, body: int, supervoxels: Iterable[int]) -> None:
+        """Make supervoxels members of a body, whichever they were of before. Reads of voxels follow."""
+        for label in supervoxels:
+            await self._take_out(label)
+            if label == body:
+                continue
+            root = await self.root_of(body)
+            if root is None:
+                root = self._new_root(body)
+            self._set(self._maps, label, root)
+            self._children[root, keys.SUPERVOXEL, label] = True
+            self._moved_in[body].add(label)
+            await self._grow(root, 1)
+
+    async def retire(self, supervoxel: int) -> None:
+        """Take a supervoxel out of its body for good; what is left of it in voxels reads as background."""
+        await self._take_out(supervoxel)
+        self._set(self._maps, supervoxel, RETIRED)
+
+    async def join(self, target: int, other: int, *, with_other: bool) -> None:
+        """Make all supervoxels of another body the target's; `with_other`: also the one of the other's own number."""
+        ours, theirs = await self.root_of(target), await self.root_of(other)
+        if theirs is not None:
+            self._set(self._roots, other, None)
+            joined = await self.group(theirs)
+            if ours is None:
+                self._set_group(theirs, Group(OF_BODY, target, joined.members))
+                self._set(self._roots, target, theirs)
+            else:
+                mine = await self.group(ours)
+                top, below = (ours, theirs) if mine.members >= joined.members else (theirs, ours)
+                part = await self.group(below)
+                self._set_group(below, Group(OF_GROUP, top, part.members))
+                self._set_group(top, Group(OF_BODY, target, mine.members + joined.members))
+                self._set(self._roots, target, top)
+                self._children[top, keys.GROUP, below] = True
+        if with_other and await self.group_of(other) is None:
+            await self.put_in(target, [other])
+
+    async def rename(self, old: int, new: int, *, with_old: bool) -> None:
+        """Give a body another number, which no body has."""
+        root, none = await self.root_of(old), await self.root_of(new)
+        assert none is None
+        if root is not None:
+            self._set(self._roots, old, None)
+            self._set_group(root, Group(OF_BODY, new, (await self.group(root)).members))
+            self._set(self._roots, new, root)
+        if await self.group_of(new) is None:  # the number becomes a body's, but no supervoxel of it
+            self._set(self._maps, new, RETIRED)
+        if with_old and await self.group_of(old) is None:
+            await self.put_in(new, [old])
+
+    async def revive(self, supervoxel: int) -> None:
+        """Let a retired supervoxel that is painted again belong to the body of its number."""
+        if await self.group_of(supervoxel) == RETIRED:
+            self._set(self._maps, supervoxel, None)
+
+    async def fix(self, supervoxel: int, body: int | None) -> None:
+        """Let reads of voxels show a body for a supervoxel, whatever the groups say; None: what the groups say."""
+        await self.fixed_of(supervoxel)
+        self._set(self._fixed, supervoxel, body)
+
+    async def fix_if_other(self, supervoxel: int, body: int) -> None:
+        """The same, where it makes a difference."""
+        await self.fix(supervoxel, None if await self.body_of(supervoxel) == body else body)
+
+    async def _take_out(self, supervoxel: int) -> None:
+        """Take a supervoxel out of its group, so that it is its own body."""
+        name = await self.group_of(supervoxel)
+        if name is None:
+            return
+        self._set(self._maps, supervoxel, None)
+        if name != RETIRED:
+            self._children[name, keys.SUPERVOXEL, supervoxel] = False
+            await self._grow(name, -1)
+
+    def _new_root(self, body: int) -> int:
+        name, self._next_name = self._next_name, self._next_name + 1
+        self._groups[name] = None, Group(OF_BODY, body, 0)
+        self._set(self._roots, body, name)
+        return name
+
+    async def _grow(self, name: int, by: int) -> None:
+        """Count members up to the root."""
+        while True:
+            found = await self.group(name)
+            self._set_group(name, Group(found.kind, found.of, found.members + by))
+            if found.kind == OF_BODY:
+                return
+            name = found.of
+
+    def _set_group(self, name: int, value: Group) -> None:
+        self._groups[name] = self._groups[name][0], value
+
+    @staticmethod
+    def _set(table: dict[int, tuple[int | None, int | None]], key: int, value: int | None) -> None:
+        table[key] = table[key][0], value  # it has been looked up before: what was there must be known
+
+    # -------- staging
+
+    async def flush(self) -> None:
+        """Stage what has changed."""
+        put, delete = self._below.put, self._below.delete
+        for pairs, table in ((keys.MAP, self._maps), (keys.ROOT, self._roots), (keys.FIXED, self._fixed)):
+            for label, (before, now) in table.items():
+                if before != now:
+                    if before is not None:
+                        delete(pairs.key(label, before))
+                    if now is not None:
+                        put(pairs.key(label, now), b"")
+        for name, (was, group) in self._groups.items():
+            if was != group:
+                if was is not None:
+                    delete(keys.group(name, was.kind, was.of, was.members))
+                put(keys.group(name, group.kind, group.of, group.members), b"")
+        for (name, kind, member), is_in in self._children.items():
+            if is_in:
+                put(keys.child(name, kind, member), b"")
+            else:
+                delete(keys.child(name, kind, member))
+        grown = sum((now is not None) - (before is not None) for before, now in self._fixed.values())
+        if grown:
+            put(keys.FIXED_COUNT, keys.number(await fixed_count(self._below) + grown))
+        await self._stage_turn()
+
+    async def _stage_turn(self) -> None:
+        maps = [[label, now] for label, (before, now) in self._maps.items() if before != now]
+        fixed = [[label, now] for label, (before, now) in self._fixed.items() if before != now]
+        groups = [
+            [name, now.kind, now.of] for name, (before, now) in self._groups.items() if now and _moved(before, now)
+        ]
+        if not (maps or fixed or groups or self.operations):
+            return
+        value: dict[str, Any] = {}  # an empty turn: too much has changed
+        if len(maps) + len(fixed) + len(groups) <= LONGEST_TURN:
+            value = {"map": maps, "fixed": fixed, "groups": groups, "operations": self.operations}
+        turn = await mark(self._below) + 1
+        self._below.put(keys.MAPPING_MARK, keys.number(turn))
+        self._below.put(keys.turn(turn), orjson.dumps(value))
+        if turn > TURNS:
+            self._below.delete(keys.turn(turn - TURNS))
+
+
+def _moved(before: Group | None, now: Group) -> bool:
+    return before is None or (before.kind, before.of) != (now.kind, now.of)
+
+
+async def mark(reader: Reader) -> int:
+    """The number of the last turn, 0 before the first."""
+    value = await reader.get(keys.MAPPING_MARK)
+    return 0 if value is None else int.from_bytes(value, "big")
+
+
+async def turns(reader: Reader, after: int, up_to: int) -> list[dict[str, Any]] | None:
+    """What the turns after one changed, up to another, oldest first; None if that is not kept any more."""
+    if up_to - after > TURNS or up_to < after:
+        return None
+    values = await reader.get_many([keys.turn(number) for number in range(after + 1, up_to + 1)])
+    if any(value is None for value in values):
+        return None
+    found = [orjson.loads(value) for value in values if value is not None]
+    return found if all(found) else None
