@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from starlette.responses import Response, StreamingResponse
 
 from app.core.work import Workers
 from app.formats.compression import GzipStream
+
+from app.core.errors import Invalid
 
 OCTETS = "application/octet-stream"
 ACCEPT_RANGES = {"Accept-Ranges": "bytes"}
@@ -51,6 +54,17 @@ def text(body: str, status: int = 200) -> Response:
 def empty() -> Response:
     """What a successful write answers."""
     return Response(b"")
+
+
+def attachment(name: str) -> str:
+    """The Content-Disposition of a file to keep under a name (RFC 6266); `Invalid` if no file can have it."""
+    if not name.isprintable() or "/" in name:
+        raise Invalid(f"{name!r} cannot be a file's name")
+    quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+    if name.isascii():
+        return f'attachment; filename="{quoted}"'
+    plain = quoted.encode("ascii", "replace").decode()
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
 def ranged(value: bytes | memoryview, header: str | None) -> Response:

@@ -15,6 +15,7 @@ from app.datatypes.labelmap import sparse
 from app.formats.dvid_pb2 import LabelIndex, LabelIndices, MappingOps
 from app.kernels.downres import halve
 from app.settings import Settings
+from tests.formats.test_nanovdb import read
 from tests.kernels.samples import synthetic
 
 ADMIN = "token"
@@ -234,3 +235,18 @@ async def test_who_is_not_there(http: httpx.AsyncClient) -> None:
     x, y, z = CORNER[2] + 40, CORNER[1] + 1, CORNER[0] + 1
     by_point = (await http.get(f"sparsevol-by-point/{x}_{y}_{z}")).content
     assert by_point == (await http.get("sparsevol/1")).content
+
+
+async def test_fvdb_holds_the_voxels_of_a_scale(http: httpx.AsyncClient) -> None:
+    for scale in range(1, SCALES):
+        answer = await http.get("fvdb/1", params={"scale": scale, "name": "body é"})
+        assert answer.status_code == 200
+        assert answer.headers["content-length"] == str(len(answer.content))
+        disposition = answer.headers["content-disposition"]
+        assert disposition == "attachment; filename=\"body ?.nvdb\"; filename*=UTF-8''body%20%C3%A9.nvdb"
+        found, grid = read(answer.content)
+        np.testing.assert_array_equal(in_order(np.array(list(found))[:, ::-1]), expected(MEMBERS, scale, {}))
+        assert struct.unpack_from("<3d", grid, 608) == (8.0 * 2**scale,) * 3
+    for wrong in ("fvdb/0", "fvdb/x", "fvdb/1?scale=x", "fvdb/1?scale=7", "fvdb/1?name=a%0Ab", "fvdb/1?name=a/b"):
+        assert (await http.get(wrong)).status_code == 400, wrong
+    assert (await http.get("fvdb/2")).status_code == 404

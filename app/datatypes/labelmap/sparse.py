@@ -17,7 +17,8 @@ from app.datatypes.labelmap import blocks, keys
 from app.datatypes.labelmap.blocks import U8
 from app.datatypes.labelmap.keys import U64, Counts
 from app.formats import compression, sparse_volumes
-from app.kernels import masks, runs
+from app.formats.nanovdb import IndexGrid
+from app.kernels import leaves, masks, runs
 from app.kernels.label_block import Shape
 from app.kernels.places import unique
 from app.versioning.datastore import Data
@@ -205,6 +206,19 @@ async def binary_blocks(found: Voxels, label: int, workers: Workers) -> Answer:
                     yield part.tobytes()
 
     return await _gathered(pieces())
+
+
+async def index_grid(found: Voxels, name: str, voxel_size: Sequence[float], workers: Workers, most: int) -> IndexGrid:
+    """The voxels as a grid of NanoVDB of at most so many bytes; `voxel_size` is x, y, z of scale 0."""
+    corners: list[npt.NDArray[np.int32]] = []
+    bits: list[U64] = []
+    async for _, parts in found.each(leaves.leaves_of_blocks, workers):
+        corners += [part[0] for part in parts]
+        bits += [part[1] for part in parts]
+        if sum(part.nbytes for part in bits) > most:
+            raise TooLarge(f"the grid would have more than {most} bytes; ask for a coarser scale")
+    size = [side * (1 << found.scale) for side in voxel_size]
+    return await workers.run(IndexGrid, name, np.concatenate(corners), np.concatenate(bits), size, most)
 
 
 def _runs_kernel(bounds: Bounds) -> Kernel:

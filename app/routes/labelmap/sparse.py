@@ -17,6 +17,7 @@ from app.datatypes.labelmap import index, memo, read, sparse
 from app.datatypes.labelmap.keys import Counts
 from app.formats import sparse_volumes
 from app.routes import answers
+from app.routes.answers import attachment
 from app.routes.endpoint import Parameter, endpoint
 from app.routes.labelmap.parameters import SCALE, SUPERVOXELS, body_label, check_indexed, mapping_of
 from app.routes.request import Request
@@ -181,3 +182,29 @@ async def get_sparsevols_coarse(request: Request) -> Response:
             yield b"".join(parts)
 
     return StreamingResponse(pieces(), media_type=answers.OCTETS)
+
+
+@endpoint(
+    "GET",
+    "fvdb/{label}",
+    query=[SUPERVOXELS, SCALE, Parameter("name", "of the grid and the file; label_{label} without one")],
+    media=answers.OCTETS,
+    answer="a NanoVDB file with one index grid",
+)
+async def get_fvdb(request: Request) -> Response:
+    """The shape of a body or supervoxel as a NanoVDB grid of active voxels, for fVDB and other readers.
+
+    Coordinates are voxels x, y, z of the scale; the grid's voxel size is that of the scale in the instance's units.
+    """
+    check_indexed(request)
+    label, scale, data = body_label(request.path["label"]), request.query["scale"], request.data
+    name = request.query["name"] or f"label_{label}"
+    disposition = attachment(f"{name}.nvdb")
+    entries = await _entries(request, label)
+    found = sparse.Voxels(
+        data, await request.head(), scale, sparse.supervoxels_of(entries), sparse.blocks_at(entries, scale)
+    )
+    most, size = request.service.settings.max_answer_bytes, data.instance.settings["voxel_size"]
+    grid = await sparse.index_grid(found, name, size, request.service.workers, most)
+    headers = {"Content-Disposition": disposition, "Content-Length": str(grid.size_bytes)}
+    return StreamingResponse(grid.pieces(), headers=headers, media_type=answers.OCTETS)
