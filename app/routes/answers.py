@@ -10,10 +10,9 @@ from urllib.parse import quote
 import orjson
 from starlette.responses import Response, StreamingResponse
 
+from app.core.errors import Invalid
 from app.core.work import Workers
 from app.formats.compression import GzipStream
-
-from app.core.errors import Invalid
 
 OCTETS = "application/octet-stream"
 ACCEPT_RANGES = {"Accept-Ranges": "bytes"}

@@ -9,10 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from app.datatypes.labelmap import index, keys
-from app.datatypes.labelmap.keys import Counts
 from app.versioning.snapshot import Snapshot
 
 #: Labels looked up at the same time.
@@ -34,16 +31,6 @@ def remember(snapshot: Snapshot, label: int, facet: Any, value: Any, size_bytes:
         snapshot.remember(_key(label), facet, (snapshot.generation, value), size_bytes)
 
 
-async def entries(snapshot: Snapshot, label: int, is_supervoxel: bool) -> Counts:
-    """The index entries of a body or of one supervoxel; `Absent` if it has no voxels."""
-    known: Counts | None = recall(snapshot, label, ("entries", is_supervoxel))
-    if known is None:
-        known = await index.label_counts(snapshot, label, is_supervoxel)
-        size = known.supervoxels.nbytes + known.blocks.nbytes + known.voxels.nbytes
-        remember(snapshot, label, ("entries", is_supervoxel), known, size)
-    return known
-
-
 async def sizes(snapshot: Snapshot, labels: Sequence[int], is_supervoxel: bool) -> list[int]:
     """The numbers of voxels of bodies or supervoxels in their order, 0 for those that do not exist."""
     facet = ("size", is_supervoxel)
@@ -56,11 +43,6 @@ async def sizes(snapshot: Snapshot, labels: Sequence[int], is_supervoxel: bool) 
             found[place] = size
             remember(snapshot, labels[place], facet, size, _NUMBER_BYTES)
     return [size or 0 for size in found]
-
-
-def total(counts: Counts) -> int:
-    """All voxels of index entries."""
-    return int(counts.voxels.sum(dtype=np.uint64))
 
 
 def _key(label: int) -> bytes:

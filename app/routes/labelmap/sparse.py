@@ -55,7 +55,7 @@ def _bounds(request: Request) -> sparse.Bounds:
 
 
 async def _entries(request: Request, label: int) -> Counts:
-    return await memo.entries(await request.head(), label, request.query["supervoxels"])
+    return await index.label_counts(await request.head(), label, request.query["supervoxels"])
 
 
 @endpoint("GET", "sparsevol-size/{label}", query=[SUPERVOXELS], answer="voxels, numblocks, minvoxel, maxvoxel")
@@ -70,9 +70,7 @@ async def get_sparsevol_size(request: Request) -> Response:
         shape = np.array(voxels.block_shape(request.data))
         low = (places.min(axis=0) * shape)[::-1].tolist()
         high = ((places.max(axis=0) + 1) * shape - 1)[::-1].tolist()
-        known = (
-            f'{{"voxels": {memo.total(entries)}, "numblocks": {len(places)}, "minvoxel": {low}, "maxvoxel": {high}}}'
-        )
+        known = f'{{"voxels": {entries.size}, "numblocks": {len(places)}, "minvoxel": {low}, "maxvoxel": {high}}}'
         memo.remember(snapshot, label, facet, known, len(known))
     return answers.spaced_json(known)
 
