@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from app.core.errors import Invalid
+from app.datatypes import values
 from app.datatypes.datatype import Datatype
+from app.datatypes.values import Large, Small
 from app.versioning.datastore import Data
 from app.versioning.log import Record
 from app.versioning.snapshot import Snapshot
@@ -33,14 +35,14 @@ def shown(key: str) -> str:
     return key.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-async def get(snapshot: Snapshot, key: str) -> bytes | None:
+async def get(snapshot: Snapshot, key: str) -> Small | Large | None:
     """The value of a key, or None."""
-    return await snapshot.get(_tree_key(key))
+    return await values.get(snapshot, _tree_key(key))
 
 
-async def get_many(snapshot: Snapshot, keys: Sequence[str]) -> list[bytes | None]:
+def get_many(snapshot: Snapshot, keys: Sequence[str]) -> AsyncIterator[Small | Large | None]:
     """The values of keys in the order asked."""
-    return await snapshot.get_many([_tree_key(key) for key in keys])
+    return values.get_many(snapshot, [_tree_key(key) for key in keys])
 
 
 async def key_range(snapshot: Snapshot, first: str | None = None, last: str | None = None) -> list[str]:
@@ -53,7 +55,7 @@ async def key_range(snapshot: Snapshot, first: str | None = None, last: str | No
     return [key[len(_PREFIX) :].decode("utf-8", "surrogateescape") for key in keys]
 
 
-async def put(data: Data, items: Sequence[tuple[str, bytes]], user: str, app: str, *, by_admin: bool) -> None:
+async def put(data: Data, items: Sequence[tuple[str, bytes | Large]], user: str, app: str, *, by_admin: bool) -> None:
     """Write values, all in one transaction; each has a record in the log."""
     encoded = [(_tree_key(key), key, value) for key, value in items]
     mutation_id = await data.mutation_id()
@@ -61,13 +63,27 @@ async def put(data: Data, items: Sequence[tuple[str, bytes]], user: str, app: st
 
     async def change(mutation: Mutation) -> None:
         for tree_key, key, value in encoded:
-            mutation.put(tree_key, value)
-            arguments = {"Key": shown(key), "Bytes": len(value)}
+            await values.put(mutation, tree_key, value)
+            size = value.size if isinstance(value, Large) else len(value)
+            arguments = {"Key": shown(key), "Bytes": size}
             mutation.record(Record("postkv", version, mutation_id, user, app, arguments))
         if not encoded:
             mutation.record(Record("postkv", version, mutation_id, user, app))
 
     await data.mutate(change, by_admin=by_admin)
+
+
+async def put_stream(
+    data: Data, key: str, stream: AsyncIterator[bytes], user: str, app: str, *, by_admin: bool
+) -> None:
+    """Write a value of any size while it comes in."""
+    tree_key = _tree_key(key)  # refused before anything is read
+    value = await values.upload(data, stream, by_admin=by_admin)
+    try:
+        await put(data, [(key, value)], user, app, by_admin=by_admin)
+    except BaseException:
+        await values.discard(data, tree_key, value, by_admin=by_admin)
+        raise
 
 
 async def delete(data: Data, key: str, user: str, app: str, *, by_admin: bool) -> None:
@@ -77,7 +93,7 @@ async def delete(data: Data, key: str, user: str, app: str, *, by_admin: bool) -
     record = Record("delete", data.home.uuid, mutation_id, user, app, {"Key": shown(key)})
 
     async def change(mutation: Mutation) -> None:
-        mutation.delete(tree_key)
+        await values.delete(mutation, tree_key)
         mutation.record(record)
 
     await data.mutate(change, by_admin=by_admin)

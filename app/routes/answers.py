@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -68,22 +68,49 @@ def attachment(name: str) -> str:
 
 def ranged(value: bytes | memoryview, header: str | None) -> Response:
     """A value, or the part that a Range header asks for (RFC 9110, one range; others are ignored)."""
+    asked = _asked(header, len(value))
+    if asked is None:
+        return octets(value, ACCEPT_RANGES)
+    start, stop = asked
+    if start >= stop:
+        return _beyond(len(value))
+    response = octets(value[start:stop], _content_range(start, stop, len(value)))
+    response.status_code = 206
+    return response
+
+
+def ranged_stream(size: int, header: str | None, part: Callable[[int, int], AsyncIterator[bytes]]) -> Response:
+    """The same of a value that comes in pieces: `part` gives the bytes from one up to but without another."""
+    asked = _asked(header, size)
+    start, stop = asked or (0, size)
+    if start >= stop:
+        return _beyond(size)
+    headers = {"Content-Length": str(stop - start), **(ACCEPT_RANGES if asked is None else {})}
+    if asked is not None:
+        headers |= _content_range(start, stop, size)
+    return StreamingResponse(part(start, stop), 200 if asked is None else 206, headers, OCTETS)
+
+
+def _asked(header: str | None, size: int) -> tuple[int, int] | None:
+    """The part of a value that a Range header asks for, empty if it lies beyond the value; None for all of it."""
     match = _RANGE.fullmatch(header.strip()) if header else None
     first, last = match.groups() if match else ("", "")
     if not (first or last):
-        return octets(value, ACCEPT_RANGES)
-    if first:
-        start, stop = int(first), min(int(last) + 1 if last else len(value), len(value))
-        if last and int(last) < start:
-            return octets(value, ACCEPT_RANGES)
-    else:
-        start, stop = max(0, len(value) - int(last)), len(value)
-    if start >= stop:
-        headers = {"Content-Range": f"bytes */{len(value)}", **ACCEPT_RANGES}
-        return Response("the range lies beyond the value\n", 416, headers, "text/plain")
-    response = octets(value[start:stop], {"Content-Range": f"bytes {start}-{stop - 1}/{len(value)}", **ACCEPT_RANGES})
-    response.status_code = 206
-    return response
+        return None
+    if not first:
+        return max(0, size - int(last)), size
+    if last and int(last) < int(first):
+        return None
+    return int(first), min(int(last) + 1 if last else size, size)
+
+
+def _content_range(start: int, stop: int, size: int) -> dict[str, str]:
+    return {"Content-Range": f"bytes {start}-{stop - 1}/{size}", **ACCEPT_RANGES}
+
+
+def _beyond(size: int) -> Response:
+    headers = {"Content-Range": f"bytes */{size}", **ACCEPT_RANGES}
+    return Response("the range lies beyond the value\n", 416, headers, "text/plain")
 
 
 def first_and_last(header: str | None) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from starlette.responses import Response
 
 from app.core.errors import Invalid
+from app.datatypes.values import Small, Value
 from app.formats import keyvalues
 from app.formats.keyvalues import Form, Span
 from app.routes import answers
@@ -42,17 +43,21 @@ async def pairs(request: Request) -> Sequence[tuple[str, bytes]]:
     return keyvalues.parse_pairs(await request.body(), form_of(request))
 
 
-async def packed(request: Request, items: AsyncIterator[tuple[str, bytes]]) -> Response:
-    """Keys and values in the form asked for."""
+async def packed(request: Request, items: AsyncIterator[tuple[str, Value]]) -> Response:
+    """Keys and values in the form asked for, streamed if they are many or large."""
     form = form_of(request)
 
     async def pieces() -> AsyncIterator[bytes]:
         yield form.start
         is_first = True
         async for key, value in items:
-            yield form.before(key, len(value), is_first)
-            yield value
-            yield form.after(len(value))
+            yield form.before(key, value.size, is_first)
+            if isinstance(value, Small):
+                yield value.content
+            else:
+                async for piece in value.part(0, value.size):
+                    yield piece
+            yield form.after(value.size)
             is_first = False
         yield form.end
 

@@ -11,6 +11,7 @@ from app.datatypes.neuronjson import queries, reading, writing
 from app.datatypes.neuronjson.documents import Show
 from app.datatypes.neuronjson.reading import View
 from app.datatypes.neuronjson.writing import METADATA, Author
+from app.datatypes.values import Small
 from app.routes import answers, keyvalues
 from app.routes.endpoint import Parameter, endpoint
 from app.routes.keyvalue import may_write_locked
@@ -86,9 +87,9 @@ async def get_keyrangevalues(request: Request) -> Response:
     first, last = reading.limits(request.path["first"], request.path["last"])
     snapshot, view = await request.head(), _view(request)
 
-    async def items() -> AsyncIterator[tuple[str, bytes]]:
+    async def items() -> AsyncIterator[tuple[str, Small]]:
         async for body, stored in reading.ranged(request.data, snapshot, first, last):
-            yield str(body), view.of(stored)
+            yield str(body), Small(view.of(stored))
 
     return await keyvalues.packed(request, items())
 
@@ -107,10 +108,10 @@ async def get_keyvalues(request: Request) -> Response:
     bodies = [writing.body_of(key) for key, _ in await keyvalues.wanted(request, numbers=True)]
     found = await reading.get_many(snapshot, bodies)
 
-    async def items() -> AsyncIterator[tuple[str, bytes]]:
+    async def items() -> AsyncIterator[tuple[str, Small]]:
         for body, stored in zip(bodies, found, strict=True):
             if stored is not None or not request.query["json"]:
-                yield str(body), b"" if stored is None else view.of(stored)
+                yield str(body), Small(b"" if stored is None else view.of(stored))
 
     return await keyvalues.packed(request, items())
 

@@ -128,11 +128,15 @@ class Request:
             if not message.get("more_body", False):
                 return
 
-    async def body(self) -> bytes:
-        """The whole body."""
+    def check_length(self) -> None:
+        """Refuse a body that is announced to be too large before any of it is read."""
         length = self.header(b"content-length")
         if length is not None and length.isdigit() and int(length) > self.service.settings.max_body_bytes:
             raise TooLarge(f"the body exceeds {self.service.settings.max_body_bytes} bytes")
+
+    async def body(self) -> bytes:
+        """The whole body."""
+        self.check_length()
         pieces = [piece async for piece in self.stream()]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
