@@ -15,6 +15,7 @@ from app.routes import (
     annotation,
     instances,
     keyvalue,
+    labelsz,
     neuronjson,
     nodes,
     precomputed,
@@ -43,6 +44,7 @@ ENDPOINTS: Mapping[str, list[ModuleType]] = {
         *(precomputed, zarr, label_plain),
     ],
     "neuronjson": [instances, neuronjson],
+    "labelsz": [instances, labelsz],
     "roi": [instances, roi],
     **{datatype.name: [instances, volumes, images, precomputed, zarr] for datatype in imageblk.DATATYPES},
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.datatypes import annotation, imageblk, keyvalue, labelmap, neuronjson, roi
+from app.datatypes import annotation, imageblk, keyvalue, labelmap, labelsz, neuronjson, roi
 from app.datatypes.datatype import Datatype
 
 DATATYPES: Mapping[str, Datatype] = {
@@ -15,6 +15,7 @@ DATATYPES: Mapping[str, Datatype] = {
         neuronjson.DATATYPE,
         roi.DATATYPE,
         annotation.DATATYPE,
+        labelsz.DATATYPE,
         *imageblk.DATATYPES,
     ]
 }

@@ -82,8 +82,8 @@ class Datatype:
     syncs: frozenset[str] | None = None
     #: How many instances it may be synced to at the same time, if there is a limit.
     most_syncs: int | None = None
-    #: What else is to be done when an instance is synced; it is told the instances by then.
-    synced: Callable[[Data, Sequence[Data], str, str], Awaitable[None]] | None = None
+    #: What else is to be done when an instance has been synced with further ones; for a user, an app, an administrator.
+    synced: Callable[[Data, Sequence[Data], str, str, bool], Awaitable[None]] | None = None
 
     async def describe(self, data: Data) -> dict[str, Any]:
         """The JSON of an instance at a version."""

@@ -18,6 +18,7 @@ from app.routes.keyvalue import may_write_locked
 from app.routes.labelmap.parameters import body_label
 from app.routes.request import Request
 from app.routes.roi import region
+from app.versioning.datastore import Data
 from app.versioning.snapshot import Snapshot
 
 _JSON = "application/json"
@@ -38,9 +39,9 @@ def _relations(request: Request) -> read.Relations:
     return "true" if text in ("true", "on", "1") else ""
 
 
-async def labels_of(request: Request) -> Labels | None:
-    """The labels that a request's elements lie in, if the instance is synced with any."""
-    source = labels.source(request.data)
+async def labels_in(request: Request, data: Data) -> Labels | None:
+    """The labels in which the elements of an instance lie, if it is synced with any; as this request sees them."""
+    source = labels.source(data)
     return None if source is None else await Labels.at(source, await request.head_of(source))
 
 
@@ -139,7 +140,7 @@ async def post_move(request: Request) -> Response:
 async def get_label(request: Request) -> Response:
     """The elements in a body of the labels that the instance is synced with."""
     label, snapshot, relations = body_label(request.path["label"]), await request.head(), _relations(request)
-    now = await labels_of(request)
+    now = await labels_in(request, request.data)
     return Response(await read.by_label(request.data, snapshot, now, label, relations), media_type=_JSON)
 
 

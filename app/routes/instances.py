@@ -11,8 +11,10 @@ from app.core.errors import Invalid
 from app.datatypes import DATATYPES
 from app.routes import answers, documentation
 from app.routes.endpoint import Parameter, endpoint
+from app.routes.keyvalue import may_write_locked
 from app.routes.request import Request
 from app.versioning.datastore import Data
+from app.versioning.graph import Instance
 
 
 @endpoint("GET", "info", answer="the instance")
@@ -60,9 +62,11 @@ async def post_sync(request: Request) -> Response:
     chosen = list(dict.fromkeys([*present, *[other.instance.uuid for other in others]]))
     if datatype.most_syncs is not None and len(chosen) > datatype.most_syncs:
         raise Invalid(f"a {datatype.name} is synced with {datatype.most_syncs} instance at most; see replace")
-    await edit(data, syncs=chosen)
-    if datatype.synced is not None and others:
-        await datatype.synced(data, others, request.user, request.app)
+    edited = await edit(data, syncs=chosen)
+    added = [other for other in others if other.instance.uuid not in data.instance.syncs]
+    if datatype.synced is not None and added:
+        by_admin = may_write_locked(request)
+        await datatype.synced(replace(data, instance=edited), added, request.user, request.app, by_admin)
     return answers.empty()
 
 
@@ -90,8 +94,8 @@ async def get_mutations_range(request: Request) -> Response:
     return answers.json(found)
 
 
-async def edit(data: Data, **changes: Any) -> None:
+async def edit(data: Data, **changes: Any) -> Instance:
     """Replace properties of an instance; these are not versioned."""
-    await data.datastore.repos.edit_instance(
+    return await data.datastore.repos.edit_instance(
         data.repo.root, data.instance.uuid, lambda instance: replace(instance, **changes)
     )

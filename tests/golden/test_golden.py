@@ -23,6 +23,7 @@ COVERED = [
     "server",
     "versions",
     "labelmap",
+    "labelsz",
 ]
 
 _BLOBS = "the blob store is not built yet"

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -174,13 +174,14 @@ async def settle(mutation: Mutation, data: Data, *, anew: bool = False) -> Label
 class View:
     """Elements of a snapshot with the supervoxels that they have in the labels at one moment.
 
-    `moved` are the blocks whose stored supervoxels are not to be used, with the right ones.
+    `moved` are the blocks whose stored supervoxels are not to be used, with the right ones; the same object as long as
+    no voxels under elements are written.
     """
 
     snapshot: Snapshot
     labels: Labels
-    moved: dict[Triple, U64] = field(default_factory=dict)
-    _places: dict[int, set[Triple]] = field(default_factory=lambda: defaultdict(set))
+    moved: Mapping[Triple, U64]
+    _places: Mapping[int, set[Triple]]
 
     async def places(self, supervoxels: Sequence[int]) -> list[Triple]:
         """The blocks that have elements in any of the supervoxels, in order of z, y, x."""
@@ -209,22 +210,25 @@ async def view(data: Data, snapshot: Snapshot, labels: Labels) -> View:
     known: View | None = snapshot.recall(SEQUENCE, facet)
     if known is not None and known.labels.position == labels.position:
         return known
-    made = View(snapshot, labels)
+    moved: dict[Triple, U64] = {}
     if stored != labels.position:
-        await _bring_forward(data, made, known, stored)
-    snapshot.remember(SEQUENCE, facet, made, 200 + 8 * sum(map(len, made.moved.values())) + 300 * len(made.moved))
-    return made
-
-
-async def _bring_forward(data: Data, made: View, known: View | None, stored: bytes | None) -> None:
-    """Fill a new view: with what an earlier one knew, and with what was written since."""
-    since = stored
-    if known is not None and await _touched(made.labels, known.labels.position) is not None:
-        made.moved.update(known.moved)
-        since = known.labels.position
-    shape = await grid(data, made.snapshot)
-    for zyx, (_, now) in (await _moved(made.snapshot, made.labels, shape, since)).items():
-        made.moved[zyx] = now
-    for zyx, supervoxels in made.moved.items():
+        since = stored
+        if known is not None and await _touched(labels, known.labels.position) is not None:
+            since = known.labels.position
+        shape = await grid(data, snapshot)
+        moved = {zyx: now for zyx, (_, now) in (await _moved(snapshot, labels, shape, since)).items()}
+        if known is not None and since is not stored:
+            if not moved:
+                return _remembered(facet, View(snapshot, labels, known.moved, known._places))
+            moved = {**known.moved, **moved}
+    places: dict[int, set[Triple]] = defaultdict(set)
+    for zyx, supervoxels in moved.items():
         for label in set(supervoxels.tolist()) - {0}:
-            made._places[label].add(zyx)
+            places[label].add(zyx)
+    return _remembered(facet, View(snapshot, labels, moved, places))
+
+
+def _remembered(facet: object, made: View) -> View:
+    size = 200 + 8 * sum(map(len, made.moved.values())) + 300 * len(made.moved)
+    made.snapshot.remember(SEQUENCE, facet, made, size)
+    return made

@@ -223,6 +223,17 @@ async def reload(writer: Writer) -> None:
     await writer.mutate("reload", {}, change)
 
 
+async def synced(data: Data, _others: Sequence[Data], user: str, app: str, by_admin: bool) -> None:
+    """Look up the elements that are there in the labels that the instance has just been synced with."""
+
+    async def nothing_else(_mutation: Mutation, _now: Labels | None) -> None:
+        pass
+
+    if not (await data.head()).generation:
+        return
+    await Writer(data, user, app, by_admin).mutate("sync", {}, nothing_else)
+
+
 async def _regrid(mutation: Mutation, shape: Triple) -> None:
     """Cut the elements into blocks of another shape z, y, x."""
     places = await blocks.all_places(mutation)
