@@ -1,0 +1,354 @@
+"""Annotations and their numbers by body against dictionaries and arrays, while labels are edited at the same time.
+
+Two pods serve one folder. Versions branch; voxels are overwritten, supervoxels mapped to bodies; whatever was answered
+at a pair of generations is asked for again later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import shutil
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from app.bootstrap import build
+from app.formats.dvid_pb2 import MappingOp, MappingOps
+from app.settings import Settings
+
+ADMIN = "token"
+SIDE = 16
+LABELS = range(1, 7)
+TAGS = ["a", "a\0", "user:b"]
+KINDS = ["Unknown", "PostSyn", "PreSyn", "Gap", "Note"]
+#: Few places, so that elements meet; in four blocks of labels, and outside of the labels.
+points = st.tuples(st.sampled_from([0, 5, 15, 16, 31, -3]), st.sampled_from([0, 15, 17]), st.sampled_from([0, 9]))
+elements = st.fixed_dictionaries(
+    {
+        "Pos": points.map(list),
+        "Kind": st.sampled_from(KINDS),
+        "Tags": st.lists(st.sampled_from(TAGS), max_size=2, unique=True),
+        "Prop": st.dictionaries(st.sampled_from(["x", "y"]), st.sampled_from(["", 'q"é']), max_size=2),
+        "Rels": st.lists(
+            st.fixed_dictionaries(
+                {"Rel": st.sampled_from(["PreSynTo", "GroupedWith"]), "To": points.map(list)},
+            ),
+            max_size=2,
+        ),
+    }
+)
+pods = st.integers(0, 1)
+choices = st.integers(0, 1 << 16)
+
+
+@dataclass
+class Version:
+    """What one version holds: elements by point, supervoxels z, y, x of two by two blocks, and their bodies."""
+
+    uuid: str
+    elements: dict[tuple[int, ...], dict[str, Any]] = field(default_factory=dict)
+    voxels: np.ndarray = field(default_factory=lambda: np.zeros((SIDE, 2 * SIDE, 2 * SIDE), np.uint64))
+    bodies: dict[int, int] = field(default_factory=dict)
+    locked: bool = False
+
+    def child(self, uuid: str) -> Version:
+        return Version(uuid, copy.deepcopy(self.elements), self.voxels.copy(), dict(self.bodies))
+
+    def body(self, point: tuple[int, ...]) -> int:
+        x, y, z = point
+        if x < 0:
+            return 0
+        supervoxel = int(self.voxels[z, y, x])
+        return self.bodies.get(supervoxel, supervoxel)
+
+    def in_label(self, label: int) -> list[dict[str, Any]]:
+        return [element for point, element in self.elements.items() if self.body(point) == label]
+
+
+def bare(listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in element.items() if key != "Rels"} for element in listed]
+
+
+def same(found: list[dict[str, Any]] | None, expected: list[dict[str, Any]]) -> bool:
+    def order(element: dict[str, Any]) -> Any:
+        return element["Pos"]
+
+    return sorted(found or [], key=order) == sorted(expected, key=order)
+
+
+class Machine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.folder = tempfile.mkdtemp()
+        self.services = [
+            build(Settings(store=self.folder, durability="process", admin_token=ADMIN, threads=1)) for _ in range(2)
+        ]
+        self.clients: list[httpx.AsyncClient] = []
+        self.versions: list[Version] = []
+        self.remembered: list[tuple[str, Any]] = []
+        self.step = 0
+
+    def teardown(self) -> None:
+        async def stop() -> None:
+            for client in self.clients:
+                await client.aclose()
+            for service in self.services:
+                await service.shutdown()
+
+        self.runner.run(stop())
+        self.runner.close()
+        shutil.rmtree(self.folder)
+
+    # ------------------------------------------------------------------ requests
+
+    def send(self, pod: int, method: str, path: str, body: Any = None, status: int = 200) -> httpx.Response:
+        content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+
+        async def work() -> httpx.Response:
+            return await self.clients[pod].request(method, path, content=content)
+
+        answer = self.runner.run(work())
+        assert (answer.status_code == 200) == (status == 200), (method, path, answer.status_code, answer.text)
+        assert answer.status_code < 500
+        return answer
+
+    def get(self, pod: int, version: Version, path: str) -> Any:
+        return self.send(pod, "GET", f"/api/node/{version.uuid}/{path}").json()
+
+    def open(self, choice: int) -> Version:
+        chosen = [version for version in self.versions if not version.locked]
+        return chosen[choice % len(chosen)]
+
+    @initialize()
+    def begin(self) -> None:
+        async def start() -> None:
+            for service in self.services:
+                await service.startup()
+                transport = httpx.ASGITransport(app=service)
+                self.clients.append(httpx.AsyncClient(transport=transport, base_url="http://test"))
+
+        self.runner.run(start())
+        root = self.send(0, "POST", f"/api/repos?admintoken={ADMIN}", {"alias": "test"}).json()["root"]
+        for name, typename in [
+            ("seg", "labelmap"),
+            ("syn", "annotation"),
+            ("late", "annotation"),
+            ("sizes", "labelsz"),
+        ]:
+            body = {"typename": typename, "dataname": name, "BlockSize": "16,16,16"}
+            self.send(0, "POST", f"/api/repo/{root}/instance", body)
+        self.versions.append(Version(root))
+        for name, other in [("syn", "seg"), ("sizes", "syn")]:
+            self.send(0, "POST", f"/api/node/{root}/{name}/sync", {"sync": other})
+        self.is_late_synced = False
+        for number, (x, y) in enumerate([(0, 0), (1, 0), (0, 1), (1, 1)]):
+            self.write_voxels(0, 0, x, y, number, 0)
+        everywhere = [(x, y, z) for x in (0, 5, 16, 31, -3) for y in (0, 17) for z in (0, 9)]
+        posted = [
+            {"Pos": list(p), "Kind": KINDS[sum(p) % 5], "Tags": ["a"], "Prop": {}, "Rels": []} for p in everywhere
+        ]
+        self.post_elements(1, 0, posted)
+
+    # ------------------------------------------------------------------ annotations
+
+    @rule(pod=pods, choice=choices, posted=st.lists(elements, max_size=6))
+    def post_elements(self, pod: int, choice: int, posted: list[dict[str, Any]]) -> None:
+        version = self.open(choice)
+        for name in ("syn", "late"):
+            self.send(pod, "POST", f"/api/node/{version.uuid}/{name}/elements", posted)
+        for element in posted:
+            version.elements[tuple(element["Pos"])] = copy.deepcopy(element)
+
+    @rule(pod=pods, choice=choices, posted=st.lists(elements, max_size=4), x=st.integers(-1, 1), y=st.integers(0, 1))
+    def post_blocks(self, pod: int, choice: int, posted: list[dict[str, Any]], x: int, y: int) -> None:
+        version = self.open(choice)
+        inside = {tuple(e["Pos"]): e for e in posted if e["Pos"][0] // SIDE == x and e["Pos"][1] // SIDE == y}
+        self.send(pod, "POST", f"/api/node/{version.uuid}/syn/blocks", {f"{x},{y},0": list(inside.values())})
+        gone = [p for p in version.elements if p[0] // SIDE == x and p[1] // SIDE == y and p not in inside]
+        for point in gone:
+            del version.elements[point]
+        version.elements.update(copy.deepcopy(inside))
+        # The other instance has its blocks elsewhere: it comes to the same by other requests.
+        self.send(pod, "POST", f"/api/node/{version.uuid}/late/elements", list(inside.values()))
+        for point in gone:
+            present = version.elements.copy()
+            self.send(pod, "DELETE", f"/api/node/{version.uuid}/late/element/{'_'.join(map(str, point))}")
+            assert present == version.elements
+        if gone:  # which took relations with it
+            self.send(pod, "POST", f"/api/node/{version.uuid}/late/elements", list(version.elements.values()))
+
+    @rule(pod=pods, choice=choices, point=points)
+    def delete(self, pod: int, choice: int, point: tuple[int, ...]) -> None:
+        version = self.open(choice)
+        element = version.elements.pop(point, None)
+        for name in ("syn", "late"):
+            path = f"/api/node/{version.uuid}/{name}/element/{'_'.join(map(str, point))}"
+            self.send(pod, "DELETE", path, status=200 if element else 400)
+        for rel in element["Rels"] if element else []:
+            partner = version.elements.get(tuple(rel["To"]))
+            if partner is not None:
+                partner["Rels"] = [back for back in partner["Rels"] if tuple(back["To"]) != point]
+
+    @rule(pod=pods, choice=choices, start=points, end=points)
+    def move(self, pod: int, choice: int, start: tuple[int, ...], end: tuple[int, ...]) -> None:
+        version = self.open(choice)
+        is_right = start in version.elements and (end not in version.elements or start == end)
+        for name in ("syn", "late"):
+            path = f"/api/node/{version.uuid}/{name}/move/{'_'.join(map(str, start))}/{'_'.join(map(str, end))}"
+            self.send(pod, "POST", path, status=200 if is_right else 400)
+        if not is_right or start == end:
+            return
+        element = version.elements.pop(start)
+        partners = [version.elements.get(tuple(rel["To"])) for rel in element["Rels"]]
+        for changed in [element, *[partner for partner in partners if partner is not None]]:
+            for rel in changed["Rels"]:
+                if tuple(rel["To"]) == start:
+                    rel["To"] = list(end)
+        version.elements[end] = {**element, "Pos": list(end)}
+
+    @rule(pod=pods, choice=choices, name=st.sampled_from(["syn", "late"]))
+    def reload(self, pod: int, choice: int, name: str) -> None:
+        self.send(pod, "POST", f"/api/node/{self.open(choice).uuid}/{name}/reload")
+
+    @rule(pod=pods, choice=choices)
+    def sync_late(self, pod: int, choice: int) -> None:
+        if not self.is_late_synced:
+            self.send(pod, "POST", f"/api/node/{self.open(choice).uuid}/late/sync", {"sync": "seg"})
+            self.is_late_synced = True
+
+    # ------------------------------------------------------------------ labels
+
+    @rule(pod=pods, choice=choices, x=st.integers(0, 1), y=st.integers(0, 1), seed=st.integers(0, 1 << 16), few=pods)
+    def write_voxels(self, pod: int, choice: int, x: int, y: int, seed: int, few: int) -> None:
+        version = self.open(choice)
+        rng = np.random.default_rng(seed)
+        block = rng.integers(0, max(LABELS) + 1, (SIDE,) * 3).astype(np.uint64)
+        if few:
+            block[:] = block[0, 0, 0]
+        path = f"seg/raw/0_1_2/{SIDE}_{SIDE}_{SIDE}/{x * SIDE}_{y * SIDE}_0?mutate=true"
+        self.send(pod, "POST", f"/api/node/{version.uuid}/{path}", block.tobytes())
+        version.voxels[:, y * SIDE : (y + 1) * SIDE, x * SIDE : (x + 1) * SIDE] = block
+
+    @rule(pod=pods, choice=choices, supervoxels=st.sets(st.sampled_from(LABELS), max_size=3), body=st.integers(0, 8))
+    def map_supervoxels(self, pod: int, choice: int, supervoxels: set[int], body: int) -> None:
+        version = self.open(choice)
+        message = MappingOps(mappings=[MappingOp(mutid=1, mapped=body, original=sorted(supervoxels))])
+        self.send(pod, "POST", f"/api/node/{version.uuid}/seg/mappings", message.SerializeToString())
+        version.bodies.update(dict.fromkeys(supervoxels, body))
+
+    # ------------------------------------------------------------------ versions
+
+    @rule(pod=pods, choice=choices)
+    def branch(self, pod: int, choice: int) -> None:
+        if len(self.versions) == 5:
+            return
+        parent = self.versions[choice % len(self.versions)]
+        if not parent.locked:
+            self.send(pod, "POST", f"/api/node/{parent.uuid}/commit", {"note": ""})
+            parent.locked = True
+        body = {"branch": f"b{len(self.versions)}"}
+        child = self.send(pod, "POST", f"/api/node/{parent.uuid}/branch", body).json()["child"]
+        self.versions.append(parent.child(child))
+
+    # ------------------------------------------------------------------ answers
+
+    @rule(pod=pods, choice=choices, label=st.sampled_from([*LABELS, 8]))
+    def ask_for_a_label(self, pod: int, choice: int, label: int) -> None:
+        version = self.versions[choice % len(self.versions)]
+        self.check_label(pod, version, label)
+        answer = self.send(pod, "GET", f"/api/node/{version.uuid}/syn/label/{label}?relationships=true")
+        generation = answer.headers["ETag"].strip('"').split(".")[2]
+        if not generation.startswith("0-") and not generation.endswith("-0"):
+            path = f"/api/node/{version.uuid}/syn/label/{label}?relationships=true&generation={generation}"
+            self.remembered.append((path, answer.json()))
+
+    def check_label(self, pod: int, version: Version, label: int) -> None:
+        expected = version.in_label(label)
+        assert same(self.get(pod, version, f"syn/label/{label}?relationships=true"), expected)
+        assert same(self.get(pod, version, f"syn/label/{label}"), bare(expected))
+        if self.is_late_synced:
+            assert same(self.get(pod, version, f"late/label/{label}?relationships=true"), expected)
+        else:
+            assert self.get(pod, version, f"late/label/{label}") == []
+
+    @rule(pod=pods, choice=choices)
+    def ask_again(self, pod: int, choice: int) -> None:
+        if self.remembered:
+            path, before = self.remembered[choice % len(self.remembered)]
+            assert same(self.send(pod, "GET", path).json(), before)
+
+    @rule(pod=pods, choice=choices)
+    def count(self, pod: int, choice: int) -> None:
+        version = self.versions[choice % len(self.versions)]
+        for index_type, kinds in [("PreSyn", {"PreSyn"}), ("AllSyn", {"PostSyn", "PreSyn", "Gap"})]:
+            numbers = Counter(version.body(p) for p, e in version.elements.items() if e["Kind"] in kinds)
+            del numbers[0]
+            ranked = sorted(numbers.items(), key=lambda item: (-item[1], item[0]))
+            expected = [{"Label": label, "Size": size} for label, size in ranked]
+            few = self.send(pod, "GET", f"/api/node/{version.uuid}/sizes/counts/{index_type}", list(LABELS)).json()
+            assert few == [{"Label": label, index_type: numbers[label]} for label in LABELS]
+            assert self.get(pod, version, f"sizes/top/20/{index_type}") == expected
+            for label in (1, 5):
+                found = self.get(pod, version, f"sizes/count/{label}/{index_type}")
+                assert found == {"Label": label, index_type: numbers[label]}
+
+    @rule(pod=pods, choice=choices, first=points, last=points)
+    def ask_for_places(self, pod: int, choice: int, first: tuple[int, ...], last: tuple[int, ...]) -> None:
+        version = self.versions[choice % len(self.versions)]
+        low, high = np.minimum(first, last), np.maximum(first, last)
+        size, offset = "_".join(map(str, high - low + 1)), "_".join(map(str, low))
+        inside = [e for p, e in version.elements.items() if (low <= p).all() and (p <= high).all()]
+        for name in ("syn", "late"):
+            found = self.get(pod, version, f"{name}/elements/{size}/{offset}")
+            assert (found is None) == (not inside)
+            assert same(found, inside)
+            everything = self.get(pod, version, f"{name}/all-elements")
+            assert same([e for listed in everything.values() for e in listed], list(version.elements.values()))
+            for tag in TAGS:
+                tagged = [e for e in version.elements.values() if tag in e["Tags"]]
+                path = f"{name}/tag/{tag}".replace("\0", "%00")
+                assert same(self.get(pod, version, f"{path}?relationships=true"), tagged)
+        blocks = self.get(pod, version, f"syn/blocks/{size}/{offset}")
+        assert set(blocks) == {
+            ",".join(str(a // SIDE) for a in p)
+            for p in version.elements
+            if all(a // SIDE <= b // SIDE <= c // SIDE for a, b, c in zip(low, p, high, strict=True))
+        }
+
+    @invariant()
+    def labels_are_right(self) -> None:
+        if self.versions:
+            self.step += 1
+            version = self.versions[self.step % len(self.versions)]
+            for label in LABELS:
+                self.check_label(self.step % 3 % 2, version, label)
+
+
+QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+
+
+def run(examples: int, steps: int) -> None:
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(max_examples=examples, stateful_step_count=steps, **QUIET),  # type: ignore[arg-type]
+    )
+
+
+def test_annotations_follow_the_labels() -> None:
+    run(25, 20)
+
+
+@pytest.mark.torture
+def test_annotations_follow_the_labels_for_long() -> None:
+    run(600, 80)
