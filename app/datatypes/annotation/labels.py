@@ -22,7 +22,7 @@ from app.core.geometry import Triple
 from app.datatypes import voxels
 from app.datatypes.annotation import blocks, keys
 from app.datatypes.annotation.blocks import U64, Rows
-from app.datatypes.labelmap import index, mapping, read, touched
+from app.datatypes.labelmap import groups, mapping, read, touched
 from app.datatypes.labelmap.mapping import IDENTITY
 from app.versioning import log
 from app.versioning.datastore import Data
@@ -64,11 +64,9 @@ class Labels:
         if body == 0:
             raise Invalid("label 0 is the background and cannot be asked for")
         known = await mapping.load(self.snapshot)
-        listed = await index.members(self.snapshot, body)
         if known.is_empty:
             return [body]
-        sent = known.fixed_to(body)
-        candidates = np.unique(np.concatenate([listed, sent, np.array([body], np.uint64)]))
+        candidates = np.union1d(await groups.members(self.snapshot, body), known.fixed_to(body))
         return [int(label) for label in candidates[known.apply(candidates) == body]]
 
     async def bodies(self, supervoxels: U64) -> U64:
