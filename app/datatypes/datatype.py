@@ -30,7 +30,7 @@ async def _nothing(_data: Data, _snapshot: Snapshot) -> dict[str, Any]:
     return {}
 
 
-async def _logged(data: Data) -> list[dict[str, Any]]:
+async def logged(data: Data) -> list[dict[str, Any]]:
     """The log of exactly this version in the form of DVID's messages."""
     found = await log.records(await data.head(), data.home.uuid)
     return [message(record) for record in found if record.arguments]
@@ -75,7 +75,7 @@ class Datatype:
     prepared: Callable[[dict[str, Any], Datastore, bool], Awaitable[dict[str, Any]]] = _as_given
     extended: Callable[[Data, Snapshot], Awaitable[dict[str, Any] | None]] = _nothing
     #: What was done to an instance at exactly one version, oldest first, as DVID's messages.
-    messages: Callable[[Data], Awaitable[list[dict[str, Any]]]] = _logged
+    messages: Callable[[Data], Awaitable[list[dict[str, Any]]]] = logged
     has_extents: bool = False
     has_tags: bool = False
     #: Datatypes to which an instance of this one may be synced; None if it has nothing to do with syncs.

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from app.core.errors import Invalid
 from app.datatypes import values
-from app.datatypes.datatype import Datatype
+from app.datatypes.datatype import Datatype, logged
 from app.datatypes.values import Large, Small
 from app.versioning.datastore import Data
 from app.versioning.log import Record
 from app.versioning.snapshot import Snapshot
 from app.versioning.tree import Mutation
 
-DATATYPE = Datatype("keyvalue", version="0.2", has_tags=True)
+
+async def _messages(data: Data) -> list[dict[str, Any]]:
+    """The log of a version as DVID's messages, which do not say who wrote a key."""
+    unsaid = ("MutationID", "User", "App")
+    return [{name: value for name, value in told.items() if name not in unsaid} for told in await logged(data)]
+
+
+DATATYPE = Datatype("keyvalue", version="0.2", has_tags=True, messages=_messages)
 
 _PREFIX = b"k/"
 _END = b"k0"
