@@ -8,6 +8,7 @@ maps (the versions of an instance) share nodes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tensorstore as ts
@@ -21,6 +22,25 @@ MANIFEST = "manifest.ocdbt"
 MAX_INLINE_VALUE_BYTES = 1024
 #: Small nodes make small commits: see docs/decisions/0003.
 MAX_NODE_BYTES = 64 << 10
+
+
+#: What a key holds, as far as a node tells: the bytes of a small value, or the place of a large one.
+Stored = bytes | str
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of a map's B+tree. Two maps that share it agree on all that is below it.
+
+    `location` is where its bytes lie, `height` how far it stands above the leaves, `prefix` what all keys in it begin
+    with and do not repeat, `first` and `last` (exclusive; None: no end) the keys that it may hold.
+    """
+
+    location: str
+    height: int
+    prefix: bytes = b""
+    first: bytes = b""
+    last: bytes | None = None
 
 
 class OrderedMap:
@@ -79,6 +99,37 @@ class OrderedMap:
         manifest = await self.store.guard(ts.ocdbt.dump(folder, context=self.store.context))
         return int(manifest["versions"][-1]["generation_number"])
 
+    async def root(self, generation: int) -> Node | None:
+        """The root of a generation that is among the newest ones; None if it has no keys."""
+        folder = await self.store.folder(self._manifest)
+        manifest = await self.store.guard(ts.ocdbt.dump(folder, context=self.store.context))
+        for version in manifest["versions"]:
+            if version["generation_number"] == generation:
+                location = version["root"].get("location")
+                return None if location is None else Node(location, version["root_height"])
+        raise StoreUnavailable(f"generation {generation} of {self._manifest} is not among the newest")
+
+    async def children(self, node: Node) -> list[Node]:
+        """The nodes below one that is not a leaf, in order."""
+        entries = await self._entries(node)
+        firsts = [node.first, *[node.prefix + entry["key"] for entry in entries[1:]]]
+        return [
+            Node(entry["location"], node.height - 1, node.prefix + entry["subtree_common_prefix"], first, last)
+            for entry, first, last in zip(entries, firsts, [*firsts[1:], node.last], strict=True)
+        ]
+
+    async def leaf(self, node: Node) -> list[tuple[bytes, Stored]]:
+        """The keys of a leaf and what they hold, in order."""
+        return [
+            (node.prefix + entry["key"], entry["inline_value"] if "inline_value" in entry else entry["indirect_value"])
+            for entry in await self._entries(node)
+        ]
+
+    async def _entries(self, node: Node) -> list[dict[str, Any]]:
+        folder = await self.store.folder(self._base)
+        dumped = await self.store.guard(ts.ocdbt.dump(folder, node.location, context=self.store.context))
+        return list(dumped["entries"])
+
     async def at(self, generation: int) -> ts.KvStore:
         """The map as it was at a generation; reads of it never look at the manifest again."""
         spec = {**self._spec, "version": generation}
@@ -88,11 +139,13 @@ class OrderedMap:
         self,
         writes: Mapping[bytes, bytes | None],
         ranges: Sequence[tuple[bytes, bytes]] = (),
+        copies: Mapping[bytes, ts.KvStore] | None = None,
         *,
         unchanged: Mapping[bytes, bytes | None],
     ) -> None:
         """Apply writes (None deletes) after removing key ranges, all or nothing.
 
+        `copies` are keys that get what they hold in other maps with the same base, by reference.
         Refused with `Conflict` unless every key of `unchanged` still has the value given at the moment of the commit.
         """
         if self._writable is None:
@@ -107,6 +160,8 @@ class OrderedMap:
             for first, last in ranges:
                 if first < last:  # for TensorStore a range to the empty key is one without an end
                     await self.store.guard(staged.delete_range(ts.KvStore.KeyRange(first, last)))
+            if copies:
+                await self.store.guard(_all([_copy(source, staged, key) for key, source in copies.items()]))
             for key, value in writes.items():
                 # Staging is synchronous; the answers of one atomic transaction come with its commit.
                 staged.write(key, value)
@@ -135,6 +190,10 @@ async def _all(answers: Sequence[Any]) -> list[Any]:
         if not answer.done():
             await answer
     return [answer.result() for answer in answers]
+
+
+def _copy(source: ts.KvStore, target: ts.KvStore, key: bytes) -> Any:
+    return source.experimental_copy_range_to(target, source_range=ts.KvStore.KeyRange(key, key + b"\0"))
 
 
 async def read_many(store: Store, kvstore: ts.KvStore, keys: Iterable[bytes]) -> list[bytes | None]:

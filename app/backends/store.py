@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, urlsplit
@@ -38,6 +38,8 @@ TICK_NS = 200_000_000
 #: Manifests are a few hundred bytes; as many as a process looks at, and no large file.
 REMEMBERED_FILES = 20_000
 REMEMBERED_BYTES = 16 << 10
+#: Objects that are removed together.
+REMOVED_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,24 @@ class Store:
         # A lost reply looks like a lost race, and both leave the object in place.
         stamp = await self.guard(root.write(path, value, if_equal=present.stamp.generation))
         return bool(stamp.generation)
+
+    async def remove(self, path: str) -> AsyncIterator[int]:
+        """Remove all objects of a folder (`path` ends with a slash), a bounded number at a time; yields each number.
+
+        Whoever stops half-way begins again: what is gone is gone.
+        """
+        folder = await self.folder(path)
+        names = await self.guard(folder.list())
+        for start in range(0, len(names), REMOVED_AT_ONCE):
+            some = names[start : start + REMOVED_AT_ONCE]
+            for answer in [folder.delete_range(ts.KvStore.KeyRange(name, name + b"\0")) for name in some]:
+                await self.guard(answer)
+            yield len(some)
+        if self.scheme == "file":
+            self._files.clear()
+            for place, _, _ in os.walk(self.prefix + path, topdown=False):
+                with suppress(OSError):  # somebody has put something there
+                    os.rmdir(place)
 
     @asynccontextmanager
     async def exclusively(self, path: str) -> AsyncIterator[None]:

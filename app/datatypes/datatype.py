@@ -10,6 +10,7 @@ from typing import Any
 from app.datatypes.config import Config
 from app.versioning import log
 from app.versioning.datastore import Data, Datastore
+from app.versioning.merge import Merge, by_key
 from app.versioning.snapshot import Snapshot
 
 _NAMES = {
@@ -58,6 +59,13 @@ def message(record: log.Record, suffix: str = "") -> dict[str, Any]:
     return told
 
 
+def _key(key: bytes) -> str:
+    return f"key {key!r}"
+
+
+_by_key = by_key(_key)
+
+
 @dataclass(frozen=True)
 class Datatype:
     """One kind of data.
@@ -84,6 +92,8 @@ class Datatype:
     most_syncs: int | None = None
     #: What else is to be done when an instance has been synced with further ones; for a user, an app, an administrator.
     synced: Callable[[Data, Sequence[Data], str, str, bool], Awaitable[None]] | None = None
+    #: How a version merge brings together what two sides did to an instance.
+    merge: Merge = _by_key
 
     async def describe(self, data: Data) -> dict[str, Any]:
         """The JSON of an instance at a version."""

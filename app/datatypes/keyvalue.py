@@ -11,22 +11,20 @@ from app.datatypes.datatype import Datatype, logged
 from app.datatypes.values import Large, Small
 from app.versioning.datastore import Data
 from app.versioning.log import Record
+from app.versioning.merge import by_key
 from app.versioning.snapshot import Snapshot
 from app.versioning.tree import Mutation
+
+_PREFIX = b"k/"
+_END = b"k0"
+#: Longer keys than DVID's store can hold are refused.
+MAX_KEY_BYTES = 65_000
 
 
 async def _messages(data: Data) -> list[dict[str, Any]]:
     """The log of a version as DVID's messages, which do not say who wrote a key."""
     unsaid = ("MutationID", "User", "App")
     return [{name: value for name, value in told.items() if name not in unsaid} for told in await logged(data)]
-
-
-DATATYPE = Datatype("keyvalue", version="0.2", has_tags=True, messages=_messages)
-
-_PREFIX = b"k/"
-_END = b"k0"
-#: Longer keys than DVID's store can hold are refused.
-MAX_KEY_BYTES = 65_000
 
 
 def _tree_key(key: str) -> bytes:
@@ -41,6 +39,15 @@ def _tree_key(key: str) -> bytes:
 def shown(key: str) -> str:
     """A key as JSON can show it: bytes that are not UTF-8 become U+FFFD."""
     return key.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _named(tree_key: bytes) -> str:
+    return f'key "{tree_key[len(_PREFIX) :].decode("utf-8", "replace")}"'
+
+
+DATATYPE = Datatype(
+    "keyvalue", version="0.2", has_tags=True, messages=_messages, merge=by_key(_named, same=values.is_same)
+)
 
 
 async def get(snapshot: Snapshot, key: str) -> Small | Large | None:

@@ -22,6 +22,7 @@ from app.datatypes.datatype import Datatype
 from app.formats import compression
 from app.versioning.datastore import Data
 from app.versioning.log import Record
+from app.versioning.merge import by_key
 from app.versioning.snapshot import Snapshot
 from app.versioning.tree import Mutation
 
@@ -50,16 +51,56 @@ async def _extended(data: Data, snapshot: Snapshot) -> dict[str, Any]:
     return {"BlockSize": data.instance.settings["block_size"], "MinZ": low, "MaxZ": high}
 
 
-DATATYPE = Datatype("roi", settings=_settings, extended=_extended)
-
-
 async def spans(snapshot: Snapshot) -> I32:
     """The spans of a version as they were posted, without duplicates: rows z, y, x0, x1 in order."""
-    value = await snapshot.get(_KEY)
+    return _decoded(await snapshot.get(_KEY))
+
+
+def _decoded(value: bytes | None) -> I32:
     if value is None:
         return np.empty((0, 4), np.int32)
     columns = np.frombuffer(compression.ungzip(value, _MAX_SPANS * 16), "<i4").reshape(4, -1)
     return np.ascontiguousarray(columns.cumsum(axis=1, dtype=np.int32).T)
+
+
+def _encoded(rows: I32) -> bytes | None:
+    if not len(rows):
+        return None
+    columns = np.diff(rows.T, axis=1, prepend=np.zeros((4, 1), np.int32)).astype("<i4")
+    return compression.gzip(np.ascontiguousarray(columns).data.cast("B"))
+
+
+def _join(base: bytes | None, ours: bytes | None, theirs: bytes | None) -> bytes | None:
+    """The region after a version merge: a block is in it as the side wants that changed it, as no side can change it
+    in two ways."""
+    return _encoded(join(_decoded(base), _decoded(ours), _decoded(theirs)))
+
+
+def join(base: I32, ours: I32, theirs: I32) -> I32:
+    """Spans of the blocks that `theirs` has where it differs from `base`, and `ours` elsewhere."""
+    sides = [Mask(rows, (1, 1, 1))._merged for rows in (base, ours, theirs)]
+    events = []
+    for number, rows in enumerate(sides):
+        for column, step in ((2, 1), (3, -1)):
+            event = np.zeros((len(rows), 6), np.int64)
+            event[:, :2] = rows[:, :2]
+            event[:, 2] = rows[:, column] + (step < 0)
+            event[:, 3 + number] = step
+            events.append(event)
+    ordered = np.concatenate(events)
+    ordered = ordered[np.lexsort(ordered[:, 2::-1].T)]
+    was, our, their = (ordered[:, 3:].cumsum(axis=0) > 0).T
+    inside = np.where(their != was, their, our)
+    # Events at one place belong together: what counts is the state after the last of them.
+    places = ordered[:, :3]
+    is_last = np.append((places[1:] != places[:-1]).any(axis=1), True) if len(places) else np.zeros(0, bool)
+    places, inside = places[is_last], inside[is_last]
+    changed = np.flatnonzero(np.diff(inside, prepend=False))
+    starts, stops = places[changed[::2]], places[changed[1::2]]
+    return np.column_stack([starts, stops[:, 2] - 1]).astype(np.int32)
+
+
+DATATYPE = Datatype("roi", settings=_settings, extended=_extended, merge=by_key(lambda key: "region", {_KEY: _join}))
 
 
 def parse_spans(value: Any) -> I32:
@@ -75,8 +116,7 @@ def parse_spans(value: Any) -> I32:
 
 async def put(data: Data, new: I32, user: str, app: str, *, by_admin: bool) -> None:
     """Replace the region of this version; without spans it is empty."""
-    columns = np.diff(new.T, axis=1, prepend=np.zeros((4, 1), np.int32)).astype("<i4")
-    value = compression.gzip(np.ascontiguousarray(columns).data.cast("B")) if len(new) else None
+    value = _encoded(new)
     record = Record("roi", data.home.uuid, await data.mutation_id(), user, app, {"Spans": len(new)})
 
     async def change(mutation: Mutation) -> None:

@@ -140,6 +140,13 @@ def _opened(stored: bytes, snapshot: Snapshot | None) -> Small | Large:
     return Large(upload, size, digest, snapshot)
 
 
+def is_same(stored: bytes | None, other: bytes | None) -> bool:
+    """Whether two stored values are the same to whoever reads them."""
+    if stored is None or other is None or not stored.startswith(_REFERENCE) or not other.startswith(_REFERENCE):
+        return stored == other
+    return stored[len(_REFERENCE) + 16 :] == other[len(_REFERENCE) + 16 :]
+
+
 async def get(snapshot: Snapshot, key: bytes) -> Small | Large | None:
     """The value of a key, or None."""
     stored = await snapshot.get(key)

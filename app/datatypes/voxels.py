@@ -96,6 +96,14 @@ async def grow_extents(data: Data, mutation: Mutation, written: Box) -> None:
         mutation.put(EXTENTS, orjson.dumps(grown))
 
 
+def join_extents(_base: bytes | None, ours: bytes | None, theirs: bytes | None) -> bytes | None:
+    """The extents after a version merge: they cover what either side covers."""
+    if ours is None or theirs is None:
+        return ours or theirs
+    (low, high), (other_low, other_high) = orjson.loads(ours), orjson.loads(theirs)
+    return orjson.dumps([list(map(min, low, other_low)), list(map(max, high, other_high))])
+
+
 def set_extents(mutation: Mutation, value: Any) -> None:
     """Replace the extents by `{"MinPoint": [x,y,z], "MaxPoint": [x,y,z]}`."""
     if not isinstance(value, dict):

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from app.core.errors import Invalid
+from app.core.errors import Invalid, Unknown
 from app.datatypes import DATATYPES
 from app.datatypes.config import Config
 from app.routes import answers
@@ -17,6 +17,10 @@ from app.routes.request import Request
 from app.routes.service import Service
 from app.versioning.datastore import Data
 from app.versioning.graph import MASTER, Instance, Repo, Version
+from app.versioning.merge import Merge, merge_versions
+
+_MERGE = '{"mergeType": "conflict-free", "parents": uuids, "note": text}'
+_RESOLVE = '{"data": names, "parents": uuids, first of highest priority, "note": text}'
 
 
 @endpoint("POST", "/api/repos", admin=True, body="alias, description, passcode, root", answer='{"root": uuid}')
@@ -115,6 +119,63 @@ async def post_repo_log(request: Request) -> Response:
     assert request.repo is not None
     await request.service.datastore.repos.add_log(request.repo.root, lines_of(await request.json_object()))
     return answers.empty()
+
+
+@endpoint("POST", "/api/repo/{version}/merge", body=_MERGE, answer='{"child": uuid}')
+async def post_merge(request: Request) -> Response:
+    """Make a child of several locked versions. Refused, with a list, if they changed the same things differently."""
+    body = await _body(request)
+    if body.get("mergeType") != "conflict-free":
+        raise Invalid("mergeType must be conflict-free")
+    return await _merged(request, body, [])
+
+
+@endpoint("POST", "/api/repo/{version}/resolve", body=_RESOLVE, answer='{"child": uuid}')
+async def post_resolve(request: Request) -> Response:
+    """Make a child of several locked versions; in the instances named a conflict is won by the earlier parent."""
+    body = await _body(request)
+    names = _words(body, "data")
+    if not names:
+        raise Invalid("name at least one data instance in data")
+    assert request.repo is not None
+    for name in names:
+        if name not in request.repo.by_name:
+            raise Unknown(f"invalid data instance name: {name!r} not found in repo {request.repo.root}")
+    return await _merged(request, body, names)
+
+
+async def _merged(request: Request, body: dict[str, Any], settled: list[str]) -> Response:
+    datastore, repo = request.service.datastore, request.repo
+    assert repo is not None
+    note = body.get("note", "")
+    if not isinstance(note, str):
+        raise Invalid("note must be a string")
+    parents = []
+    for spec in _words(body, "parents"):
+        home, version = await datastore.repos.resolve(spec)
+        if home.root != repo.root:
+            raise Invalid(f"version {spec!r} is not one of repo {repo.root}")
+        parents.append(version.uuid)
+    child = await merge_versions(datastore, repo, parents, note=note, merges=_merge_of, settled=settled)
+    return answers.json({"child": child})
+
+
+def _merge_of(instance: Instance) -> Merge:
+    return DATATYPES[instance.typename].merge  # whoever cannot read an instance cannot merge it either
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    body = await request.json()
+    if not isinstance(body, dict):
+        raise Invalid("the body must be a JSON object")
+    return body
+
+
+def _words(body: dict[str, Any], name: str) -> list[str]:
+    words = body.get(name, [])
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise Invalid(f"{name} must be a list of strings")
+    return words
 
 
 def lines_of(body: dict[str, Any], *, required: bool = True) -> list[str]:

@@ -16,7 +16,8 @@ from app.versioning.derived import Derived
 from app.versioning.graph import Instance, Repo, Version
 from app.versioning.repos import Repos
 from app.versioning.snapshot import Snapshot
-from app.versioning.tree import Line, Mutation, Trees
+from app.versioning.tree import Line, Mutation
+from app.versioning.trees import Trees
 
 T = TypeVar("T")
 

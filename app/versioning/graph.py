@@ -109,6 +109,19 @@ class Repo:
                 todo += self.versions[version].parents
         return found
 
+    def newest(self, versions: Iterable[str]) -> list[str]:
+        """Those of some versions from which none of the others descends, the oldest first."""
+        found = set(versions)
+        older = {ancestor for uuid in found for ancestor in self.ancestors(uuid) - {uuid}}
+        return sorted(found - older, key=lambda uuid: self.versions[uuid].number)
+
+    def common_ancestors(self, some: Iterable[str], other: str) -> list[str]:
+        """The nearest versions that `other` shares with any of `some`: several where their histories cross."""
+        shared = self.ancestors(other) & {ancestor for uuid in some for ancestor in self.ancestors(uuid)}
+        # All ancestors of a shared version are shared, so what is not the nearest is a parent of one that is shared.
+        older = {parent for uuid in shared for parent in self.versions[uuid].parents}
+        return sorted(shared - older, key=lambda uuid: self.versions[uuid].number)
+
     def leaf(self, branch: str) -> Version:
         """The version of a branch that has no child on the same branch."""
         name = _stored(branch)

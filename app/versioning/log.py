@@ -78,12 +78,17 @@ def stage(staged: Overlay, number: int, record: Record, nonce: bytes) -> None:
     """Stage a record under its number."""
     staged.put(key(number), record.encode(nonce))
     if record.touched:
-        staged.put(_TOUCHED + number.to_bytes(8, "big"), record.touched)
+        staged.put(touched_key(number), record.touched)
 
 
 def is_record(name: bytes) -> bool:
     """Whether a key is that of a record."""
     return name.startswith(_PREFIX)
+
+
+def is_own(name: bytes) -> bool:
+    """Whether a key belongs to the log, or to what keeps track of it."""
+    return name.startswith((_PREFIX, _TOUCHED, _BEGUN))
 
 
 def sequence(number: int, nonce: bytes) -> bytes:
@@ -104,6 +109,21 @@ def nonce_of(value: bytes) -> bytes:
 def begun_key(version: str) -> bytes:
     """Where a version keeps the number of its own first record; those before it are inherited."""
     return _BEGUN + version.encode()
+
+
+def said(value: bytes) -> bytes:
+    """What a record says, whoever committed it: the same in every tree that has the record."""
+    return value[_NONCE_BYTES:]
+
+
+def number_of(name: bytes) -> int:
+    """The number in the key of a record."""
+    return int.from_bytes(name[len(_PREFIX) :], "big")
+
+
+def touched_key(number: int) -> bytes:
+    """Where a record's `touched` is, if it says any."""
+    return _TOUCHED + number.to_bytes(8, "big")
 
 
 async def records(snapshot: Snapshot, version: str) -> list[Record]:

@@ -46,33 +46,34 @@ class Snapshot:
 
     def __init__(self, store: Store, kvstore: ts.KvStore | None, generation: int, cache: Cache, scope: int) -> None:
         self._store = store
-        self._kvstore = kvstore
+        #: The map itself at this generation; None if there is none yet.
+        self.kvstore = kvstore
         self.generation = generation
         self.cache = cache
         self.scope: int | None = scope
 
     async def get(self, key: bytes) -> bytes | None:
         """The value of a key, or None."""
-        if self._kvstore is None:
+        if self.kvstore is None:
             return None
         scope = self.scope
         if scope is not None:
             known = self.cache.get(scope, key, "value")
             if known is not None:
                 return None if known is _MISSING else bytes(known)
-        answer = await self._store.guard(self._kvstore.read(key))
+        answer = await self._store.guard(self.kvstore.read(key))
         value = bytes(answer.value) if answer.state == "value" else None
         self.know(key, value)
         return value
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of several keys in the order asked."""
-        if self._kvstore is None:
+        if self.kvstore is None:
             return [None] * len(keys)
         found: list[Any] = [self.recall(key, "value") for key in keys]
         absent = [index for index, value in enumerate(found) if value is None]
         if absent:
-            values = await read_many(self._store, self._kvstore, [keys[index] for index in absent])
+            values = await read_many(self._store, self.kvstore, [keys[index] for index in absent])
             for index, value in zip(absent, values, strict=True):
                 self.know(keys[index], value)
                 found[index] = value
@@ -80,13 +81,13 @@ class Snapshot:
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of keys of which the caller keeps what it needs: they are not remembered here as well."""
-        return [None] * len(keys) if self._kvstore is None else await read_many(self._store, self._kvstore, keys)
+        return [None] * len(keys) if self.kvstore is None else await read_many(self._store, self.kvstore, keys)
 
     async def keys(self, first: bytes, last: bytes) -> list[bytes]:
         """All keys k with first <= k < last, ascending."""
-        if self._kvstore is None or first >= last:  # for TensorStore a range to the empty key has no end
+        if self.kvstore is None or first >= last:  # for TensorStore a range to the empty key has no end
             return []
-        found = await self._store.guard(self._kvstore.list(ts.KvStore.KeyRange(first, last)))
+        found = await self._store.guard(self.kvstore.list(ts.KvStore.KeyRange(first, last)))
         return sorted(map(bytes, found))
 
     async def items(self, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
@@ -121,6 +122,8 @@ class Overlay:
     def __init__(self, below: Reader) -> None:
         self._below = below
         self.writes: dict[bytes, bytes | None] = {}
+        #: Keys that get what they hold in another snapshot of the instance, without its being read.
+        self.copies: dict[bytes, Snapshot] = {}
         self.ranges: list[tuple[bytes, bytes]] = []
         self._staged_keys: list[bytes] | None = None
 
@@ -129,30 +132,45 @@ class Overlay:
         if self.writes.get(key) is None:
             self._staged_keys = None
         self.writes[key] = value
+        if self.copies:
+            self.copies.pop(key, None)
+
+    def copy(self, key: bytes, source: Snapshot) -> None:
+        """Stage for a key what it holds in a snapshot of another version of the instance, where it must be there."""
+        self.writes.pop(key, None)
+        self.copies[key] = source
+        self._staged_keys = None
 
     def delete(self, key: bytes) -> None:
         """Stage the removal of a key, whether it is there or not."""
         self.writes[key] = None
+        if self.copies.pop(key, None):
+            self._staged_keys = None
 
     def delete_range(self, first: bytes, last: bytes) -> None:
         """Stage the removal of all keys k with first <= k < last."""
         if first >= last:
             return
         self.ranges.append((first, last))
-        for key in [key for key in self.writes if first <= key < last]:
-            del self.writes[key]
+        for staged in (self.writes, self.copies):
+            for key in [key for key in staged if first <= key < last]:
+                del staged[key]
         self._staged_keys = None
 
     async def get(self, key: bytes) -> bytes | None:
         """The value of a key as this mutation has left it."""
         if key in self.writes:
             return self.writes[key]
+        if key in self.copies:
+            return await self.copies[key].get(key)
         if self._is_removed(key):
             return None
         return await self._below.get(key)
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of several keys in the order asked."""
+        if self.copies:
+            return [await self.get(key) for key in keys]
         below = [key for key in keys if key not in self.writes and not self._is_removed(key)]
         found: Mapping[bytes, bytes | None] = dict(
             zip(below, await self._below.get_many(below) if below else [], strict=True)
@@ -162,13 +180,22 @@ class Overlay:
     async def keys(self, first: bytes, last: bytes) -> list[bytes]:
         """All keys of a range as this mutation has left them, ascending."""
         found = [
-            key for key in await self._below.keys(first, last) if key not in self.writes and not self._is_removed(key)
+            key
+            for key in await self._below.keys(first, last)
+            if key not in self.writes and key not in self.copies and not self._is_removed(key)
         ]
         if self._staged_keys is None:
-            self._staged_keys = sorted(key for key, value in self.writes.items() if value is not None)
+            self._staged_keys = sorted(
+                [*self.copies, *(key for key, value in self.writes.items() if value is not None)]
+            )
         staged = self._staged_keys
         between = staged[bisect_left(staged, first) : bisect_left(staged, last)]
-        return sorted(found + [key for key in between if self.writes[key] is not None]) if between else found
+        present = [key for key in between if key in self.copies or self.writes[key] is not None]
+        return sorted(found + present) if present else found
+
+    def sources(self) -> dict[bytes, ts.KvStore]:
+        """The maps from which keys are copied."""
+        return {key: source.kvstore for key, source in self.copies.items() if source.kvstore is not None}
 
     def recall(self, key: bytes, facet: Any) -> Any:
         """What the process remembers of the snapshot below, unless this mutation has changed it."""
@@ -178,6 +205,12 @@ class Overlay:
         """Take over what a successful mutation staged on top of this overlay."""
         for first, last in above.ranges:
             self.delete_range(first, last)
+        if self.copies or above.copies:
+            for key in above.writes:
+                self.copies.pop(key, None)
+            for key in above.copies:
+                self.writes.pop(key, None)
+            self.copies.update(above.copies)
         self.writes.update(above.writes)
         self._staged_keys = None
 

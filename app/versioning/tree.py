@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from app.backends.ocdbt import MANIFEST, OrderedMap
+from app.backends.ocdbt import OrderedMap
 from app.backends.store import Store
 from app.core.errors import Conflict, DvidError, NotAllowed, StoreUnavailable
 from app.versioning import log
@@ -91,11 +91,13 @@ class Mutation(Overlay):
 
 
 @dataclass
-class _Queued:
+class Queued:
+    """A mutation that waits for its commit, and the tree to begin with if its version has none."""
+
     change: Callable[[Mutation], Awaitable[Any]]
     answer: asyncio.Future[Any]
     by_admin: bool
-    still_open: _Guard
+    still_open: Guard
     origin: Tree | None
 
 
@@ -115,11 +117,11 @@ class Tree:
         self._store = store
         self._cache = cache
         self.version = version
-        self.map = OrderedMap(store, folder, _folder(folder, version))
+        self.map = OrderedMap(store, folder, folder_of(folder, version))
         self._head: Snapshot | None = None
         self._fingerprint: bytes | None = None
         self._looked = float("-inf")
-        self._queue: list[_Queued] = []
+        self._queue: list[Queued] = []
         self._committer: asyncio.Task[None] | None = None
         self._is_committing = False
         self._company = 1
@@ -150,7 +152,7 @@ class Tree:
         kvstore = await self.map.at(generation)
         return Snapshot(self._store, kvstore, generation, self._cache, self._cache.new_scope())
 
-    async def mutate(self, queued: _Queued) -> Any:
+    async def mutate(self, queued: Queued) -> Any:
         """Queue a mutation and wait until it is committed."""
         self._queue.append(queued)
         if self._committer is None or self._committer.done():
@@ -174,7 +176,7 @@ class Tree:
             mutation.record(log.Record(SEAL_ACTION, self.version))
 
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await self.mutate(_Queued(change, answer, True, _sealing, None))
+        await self.mutate(Queued(change, answer, True, _sealing, None))
 
     async def _is_sealed(self, snapshot: Snapshot) -> bool:
         return await snapshot.get(self._seal) is not None
@@ -210,7 +212,7 @@ class Tree:
             if self._head is not None and self._head.generation >= generation:
                 return
             scope = self._cache.new_scope()
-        elif staged.ranges or base.scope is None:
+        elif staged.ranges or staged.copies or base.scope is None:
             scope = self._cache.new_scope()
         else:  # what was not written is as it was, and stays remembered
             scope = base.scope
@@ -245,7 +247,7 @@ class Tree:
                 raise
             await asyncio.sleep(0)
 
-    async def _commit(self, batch: Sequence[_Queued]) -> None:
+    async def _commit(self, batch: Sequence[Queued]) -> None:
         tried: list[_Attempt] = []
         outcomes: list[Any] = []
         attempts, failures, begun = 0, 0, time.monotonic()
@@ -274,7 +276,7 @@ class Tree:
             # Let the others have their turn; what is queued meanwhile shares the next commit.
             await asyncio.sleep(random.uniform(1, 2) * _pause(started))
 
-    async def _attempt(self, batch: Sequence[_Queued], tried: list[_Attempt]) -> list[Any]:
+    async def _attempt(self, batch: Sequence[Queued], tried: list[_Attempt]) -> list[Any]:
         """Stage and commit a batch, unless an earlier attempt is found to have succeeded; the answers of all."""
         async with self._store.exclusively(self.map.lock_path):
             await self._create(next((queued.origin for queued in batch if queued.origin is not None), None))
@@ -294,7 +296,11 @@ class Tree:
                 if staged.writes or staged.ranges:
                     tried.append(_Attempt(nonce, first, outcomes))
                     looked = time.monotonic()
-                    await self.map.commit(staged.writes, staged.ranges, unchanged={SEQUENCE: await base.get(SEQUENCE)})
+                    copies = {
+                        key: source.kvstore for key, source in staged.copies.items() if source.kvstore is not None
+                    }
+                    unchanged = {SEQUENCE: await base.get(SEQUENCE)}
+                    await self.map.commit(staged.writes, staged.ranges, copies, unchanged=unchanged)
                     self._looked = float("-inf")  # until the new generation is at hand
                     with suppress(StoreUnavailable):
                         await self._succeed(base, staged)
@@ -314,7 +320,7 @@ class Tree:
             await origin.seal()
             await self.map.branch_from(origin.map)
 
-    async def _stage(self, base: Snapshot, batch: Sequence[_Queued], nonce: bytes) -> tuple[Overlay, list[Any], int]:
+    async def _stage(self, base: Snapshot, batch: Sequence[Queued], nonce: bytes) -> tuple[Overlay, list[Any], int]:
         """Run the mutations one after another; a failing one leaves nothing behind and answers its own error."""
         sequence, sealed, begun = await base.get_many([SEQUENCE, self._seal, log.begun_key(self.version)])
         first = log.sequence_of(sequence) + 1
@@ -354,7 +360,7 @@ class Tree:
             staged.put(log.begun_key(self.version), log.sequence(first, nonce))
         return staged, outcomes, first
 
-    async def _ask(self, batch: Sequence[_Queued], refused: dict[bool, NotAllowed]) -> bool:
+    async def _ask(self, batch: Sequence[Queued], refused: dict[bool, NotAllowed]) -> bool:
         """Ask the catalog for a lock that found no tree to seal; whether there is one that an administrator passed."""
         asked, is_locked = set[bool](), False
         for queued in batch:
@@ -369,14 +375,14 @@ class Tree:
 
 #: Asks the catalog whether the version is open. Raises `NotAllowed` if it is locked, or answers False to somebody who
 #: may write all the same.
-_Guard = Callable[[], Awaitable[bool | None]]
+Guard = Callable[[], Awaitable[bool | None]]
 
 
 async def _sealing() -> None:
     """A seal need not ask whether there is a lock."""
 
 
-def _fail(batch: Sequence[_Queued], error: BaseException) -> None:
+def _fail(batch: Sequence[Queued], error: BaseException) -> None:
     for queued in batch:
         if not queued.answer.done():
             queued.answer.set_exception(error)
@@ -391,109 +397,6 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-class Trees:
-    """All trees of one store that this process has looked at."""
-
-    def __init__(self, store: Store, cache: Cache) -> None:
-        self.store = store
-        self._cache = cache
-        self._trees: dict[tuple[str, str], Tree] = {}
-        self._owners: dict[tuple[str, Line], Tree | None] = {}
-        self._empty = Snapshot(store, None, 0, cache, cache.new_scope())
-
-    async def head(self, folder: str, line: Line, *, fresh: bool = False) -> Snapshot:
-        """What a version holds now: its own tree's newest snapshot, else its nearest ancestor's."""
-        staleness = 0.0 if fresh else self.store.max_staleness
-        snapshot = None if line.is_locked else await self._tree(folder, line.version).head(staleness)
-        if snapshot is None:
-            owner = await self._nearest(folder, line)
-            if owner is not None:  # which is there, even if it was not when this process last looked
-                snapshot = await owner.head(staleness) or await owner.head(0)
-        return snapshot or self._empty
-
-    async def at(self, folder: str, line: Line, generation: int) -> Snapshot:
-        """What a version held at an earlier generation of its tree (or of the tree that it inherits)."""
-        own = self._tree(folder, line.version)
-        owner = own if await own.head(0) is not None else await self._nearest(folder, line)
-        if owner is None:
-            raise NotAllowed(f"there is no generation {generation} of this version")
-        return await owner.at(generation)
-
-    async def owner(self, folder: str, line: Line) -> str | None:
-        """The version whose tree a read at this version sees."""
-        if await self._tree(folder, line.version).head(0) is not None:
-            return line.version
-        owner = await self._nearest(folder, line)
-        return owner.version if owner is not None else None
-
-    async def mutate(
-        self,
-        folder: str,
-        line: Line,
-        change: Callable[[Mutation], Awaitable[T]],
-        *,
-        still_open: _Guard,
-        by_admin: bool = False,
-    ) -> T:
-        """Apply a mutation to a version and return its answer once it is committed.
-
-        `change` may run several times, each time on a newer snapshot, and must have no other effect than what it
-        stages. `still_open` raises `NotAllowed` if the catalog says, asked anew, that the version is locked (or
-        answers False if this mutation may pass all the same); it is called until the version has a first commit,
-        as a lock may have found no tree to seal.
-        """
-        if line.is_locked and not by_admin:
-            raise NotAllowed(f"version {line.version} is locked")
-        tree = self._tree(folder, line.version)
-        has_tree = await tree.head(self.store.max_staleness) is not None
-        origin = None if has_tree else await self._nearest(folder, line)
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        queued = _Queued(change, answer, by_admin, still_open, origin)
-        return await tree.mutate(queued)  # type: ignore[no-any-return]
-
-    async def seal(self, folder: str, version: str) -> None:
-        """Seal a version's tree if it has one: the second half of locking a version."""
-        tree = self._tree(folder, version)
-        if await tree.head(0) is not None:
-            await tree.seal()
-
-    async def drain(self) -> None:
-        """Wait for all mutations under way."""
-        await asyncio.gather(*[tree.drain() for tree in self._trees.values()])
-
-    def _tree(self, folder: str, version: str) -> Tree:
-        tree = self._trees.get((folder, version))
-        if tree is None:
-            tree = self._trees[folder, version] = Tree(self.store, self._cache, folder, version)
-        return tree
-
-    async def _nearest(self, folder: str, line: Line) -> Tree | None:
-        """The nearest tree among the locked versions of a line: its ancestors', and its own if it is locked itself.
-
-        A locked version gets no tree any more, so the answer stays until the catalog changes. It is asked for afresh:
-        a tree that was missed would be missed for as long.
-        """
-        key = (folder, line)
-        if key not in self._owners:
-            versions = line.versions if line.is_locked else line.versions[1:]
-            owner, start, count = None, 0, 1
-            while owner is None and start < len(versions):
-                some = versions[start : start + count]
-                found = await asyncio.gather(*[self._exists(folder, version) for version in some])
-                owner = next(
-                    (self._tree(folder, version) for version, is_there in zip(some, found, strict=True) if is_there),
-                    None,
-                )
-                start, count = start + count, min(2 * count, 32)
-            if len(self._owners) > 100_000:
-                self._owners.clear()
-            self._owners[key] = owner
-        return self._owners[key]
-
-    async def _exists(self, folder: str, version: str) -> bool:
-        """Whether a version has a tree, asked of the store."""
-        return await self.store.read(f"{_folder(folder, version)}{MANIFEST}") is not None
-
-
-def _folder(folder: str, version: str) -> str:
+def folder_of(folder: str, version: str) -> str:
+    """Where the manifest of a version's tree lies in the instance's folder."""
     return f"{folder}trees/{quote(version, safe='')}/"

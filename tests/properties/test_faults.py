@@ -18,7 +18,7 @@ from app.versioning import log
 from app.versioning.cache import Cache
 from app.versioning.leases import Counter
 from app.versioning.repos import Repos
-from app.versioning.tree import Trees
+from app.versioning.trees import Trees
 from tests.conftest import BUCKET
 from tests.fakes import faults
 from tests.fakes.faults import Fault, Mode

@@ -26,7 +26,8 @@ from app.core.errors import Invalid, NotAllowed
 from app.versioning import log
 from app.versioning.cache import Cache
 from app.versioning.snapshot import Snapshot
-from app.versioning.tree import Line, Mutation, Trees
+from app.versioning.tree import Line, Mutation
+from app.versioning.trees import Trees
 
 FOLDER = "repos/r/d/"
 FIRST, LAST = b"k/", b"k0"

@@ -20,7 +20,8 @@ from app.versioning.cache import ENTRY_BYTES, Cache
 from app.versioning.datastore import Data, Datastore
 from app.versioning.graph import Instance
 from app.versioning.snapshot import Snapshot
-from app.versioning.tree import Line, Mutation, Trees
+from app.versioning.tree import Line, Mutation
+from app.versioning.trees import Trees
 from tests.conftest import OPTIONS
 
 FOLDER = "repos/r/d/"
@@ -201,7 +202,7 @@ async def test_a_foreign_commit_behind_ones_own_is_not_taken_for_it(
     """While this pod makes its new generation the head, another pod commits one more."""
     here, there = pod(memory), pod(memory)
     await put(here, b"x", b"0")
-    real, once = Trees._tree(here, FOLDER, "root").map.commit, [True]
+    real, once = Trees.tree(here, FOLDER, "root").map.commit, [True]
 
     async def commit(*args: Any, **kwargs: Any) -> None:
         await real(*args, **kwargs)
@@ -210,7 +211,7 @@ async def test_a_foreign_commit_behind_ones_own_is_not_taken_for_it(
             assert await get(here, b"x") == b"0"  # a reader of this pod remembers the value in the new state
             await put(there, b"x", b"theirs")
 
-    monkeypatch.setattr(here._tree(FOLDER, "root").map, "commit", commit)
+    monkeypatch.setattr(here.tree(FOLDER, "root").map, "commit", commit)
     await put(here, b"y", b"mine")
     assert await get(here, b"x") == b"theirs"
 
@@ -329,7 +330,9 @@ async def test_deep_histories_are_searched(store: Store) -> None:
     await put(trees, b"x", b"1")
     line = Line((*(f"v{number}" for number in range(100)), "root"), False)
     assert await get(trees, b"x", line) == b"1"
-    assert await trees.owner(FOLDER, line) == "root"
+    owner = await trees.owner(FOLDER, line)
+    assert owner is not None
+    assert owner.version == "root"
     assert await get(trees, b"x", Line(line.versions[:-1], True)) is None
     assert len(trees._trees) <= 3
 

@@ -124,3 +124,26 @@ def test_partition_into_too_many_parts_is_refused():
     with pytest.raises(TooLarge):
         roi.partition(mask, 1, optimized=False, most=1000)
     assert roi.partition(mask, 1 << 16, optimized=True, most=20_000)["NumActiveBlocks"] == (1 << 30) + 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_version_merge_decides_block_by_block(seed):
+    base, ours, theirs = (random_mask(10 * seed + n, spans=30, reach=5) for n in range(3))
+    was, our, their = (covered for _, covered in (base, ours, theirs))
+    if seed % 2:  # one side did what the other did, and more
+        theirs, their = ours, our
+    joined = roi.join(base[0].spans, ours[0].spans, theirs[0].spans)
+    wanted = {
+        block
+        for block in was | our | their
+        if ((block in their) if (block in their) != (block in was) else block in our)
+    }
+    assert {(z, y, x) for z, y, x0, x1 in joined.tolist() for x in range(x0, x1 + 1)} == wanted
+    assert (joined[:, 2] <= joined[:, 3]).all()
+
+
+def test_a_version_merge_of_empty_regions():
+    nothing, some = roi.parse_spans([]), roi.parse_spans([[1, 2, 3, 4], [1, 2, 9, 9]])
+    assert roi.join(nothing, some, nothing).tolist() == some.tolist()
+    assert roi.join(some, some, nothing).tolist() == []
+    assert roi.join(nothing, nothing, nothing).tolist() == []

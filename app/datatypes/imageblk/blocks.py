@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.core.geometry import Triple, block_key
+from app.core.geometry import Triple, block_key, parse_block_key
 from app.datatypes.imageblk.kinds import Array, Image
 from app.formats import compression, images
 
@@ -14,6 +14,12 @@ _PREFIX = b"block/"
 def key(block_zyx: Triple) -> bytes:
     """Where a block is kept."""
     return _PREFIX + block_key(block_zyx)
+
+
+def named(tree_key: bytes) -> str:
+    """What a key of the tree is to users: a block, in blocks along x, y, z."""
+    z, y, x = parse_block_key(tree_key[len(_PREFIX) :])
+    return f"block {x},{y},{z}"
 
 
 def pack(block: Array, image: Image) -> bytes:

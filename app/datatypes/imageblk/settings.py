@@ -8,8 +8,10 @@ from app.core.errors import Invalid
 from app.datatypes import voxels
 from app.datatypes.config import Config
 from app.datatypes.datatype import Datatype
+from app.datatypes.imageblk import blocks
 from app.datatypes.imageblk.kinds import Kind
 from app.versioning.datastore import Data, Datastore
+from app.versioning.merge import by_key
 from app.versioning.snapshot import Snapshot
 
 _BLOCK_SIZE = 32
@@ -38,6 +40,7 @@ def datatype(kind: Kind) -> Datatype:
         prepared=prepared,
         extended=extended,
         has_extents=True,
+        merge=by_key(blocks.named, {voxels.EXTENTS: voxels.join_extents}),
     )
 
 

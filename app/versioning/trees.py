@@ -1,0 +1,125 @@
+"""All trees of one store: which of them a version reads, and which it writes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from app.backends.ocdbt import MANIFEST
+from app.backends.store import Store
+from app.core.errors import NotAllowed
+from app.versioning.cache import Cache
+from app.versioning.snapshot import Snapshot
+from app.versioning.tree import Guard, Line, Mutation, Queued, Tree, folder_of
+
+T = TypeVar("T")
+
+
+class Trees:
+    """All trees of one store that this process has looked at."""
+
+    def __init__(self, store: Store, cache: Cache) -> None:
+        self.store = store
+        self._cache = cache
+        self._trees: dict[tuple[str, str], Tree] = {}
+        self._owners: dict[tuple[str, Line], Tree | None] = {}
+        #: What an instance holds before anybody wrote.
+        self.empty = Snapshot(store, None, 0, cache, cache.new_scope())
+
+    async def head(self, folder: str, line: Line, *, fresh: bool = False) -> Snapshot:
+        """What a version holds now: its own tree's newest snapshot, else its nearest ancestor's."""
+        staleness = 0.0 if fresh else self.store.max_staleness
+        snapshot = None if line.is_locked else await self.tree(folder, line.version).head(staleness)
+        if snapshot is None:
+            owner = await self._nearest(folder, line)
+            if owner is not None:  # which is there, even if it was not when this process last looked
+                snapshot = await owner.head(staleness) or await owner.head(0)
+        return snapshot or self.empty
+
+    async def at(self, folder: str, line: Line, generation: int) -> Snapshot:
+        """What a version held at an earlier generation of its tree (or of the tree that it inherits)."""
+        owner = await self.owner(folder, line)
+        if owner is None:
+            raise NotAllowed(f"there is no generation {generation} of this version")
+        return await owner.at(generation)
+
+    async def owner(self, folder: str, line: Line) -> Tree | None:
+        """The tree that a read at this version sees."""
+        own = self.tree(folder, line.version)
+        return own if await own.head(0) is not None else await self._nearest(folder, line)
+
+    async def mutate(
+        self,
+        folder: str,
+        line: Line,
+        change: Callable[[Mutation], Awaitable[T]],
+        *,
+        still_open: Guard,
+        by_admin: bool = False,
+    ) -> T:
+        """Apply a mutation to a version and return its answer once it is committed.
+
+        `change` may run several times, each time on a newer snapshot, and must have no other effect than what it
+        stages. `still_open` raises `NotAllowed` if the catalog says, asked anew, that the version is locked (or
+        answers False if this mutation may pass all the same); it is called until the version has a first commit,
+        as a lock may have found no tree to seal.
+        """
+        if line.is_locked and not by_admin:
+            raise NotAllowed(f"version {line.version} is locked")
+        tree = self.tree(folder, line.version)
+        has_tree = await tree.head(self.store.max_staleness) is not None
+        origin = None if has_tree else await self._nearest(folder, line)
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        queued = Queued(change, answer, by_admin, still_open, origin)
+        return await tree.mutate(queued)  # type: ignore[no-any-return]
+
+    async def seal(self, folder: str, version: str) -> None:
+        """Seal a version's tree if it has one: the second half of locking a version."""
+        tree = self.tree(folder, version)
+        if await tree.head(0) is not None:
+            await tree.seal()
+
+    async def discard(self, folder: str, version: str) -> None:
+        """Remove the tree of a version that never came to be; what only it had lies unused until it is collected."""
+        self._trees.pop((folder, version), None)
+        async for _ in self.store.remove(folder_of(folder, version)):
+            pass
+
+    async def drain(self) -> None:
+        """Wait for all mutations under way."""
+        await asyncio.gather(*[tree.drain() for tree in self._trees.values()])
+
+    def tree(self, folder: str, version: str) -> Tree:
+        """The tree of a version, whether it is there or not."""
+        tree = self._trees.get((folder, version))
+        if tree is None:
+            tree = self._trees[folder, version] = Tree(self.store, self._cache, folder, version)
+        return tree
+
+    async def _nearest(self, folder: str, line: Line) -> Tree | None:
+        """The nearest tree among the locked versions of a line: its ancestors', and its own if it is locked itself.
+
+        A locked version gets no tree any more, so the answer stays until the catalog changes. It is asked for afresh:
+        a tree that was missed would be missed for as long.
+        """
+        key = (folder, line)
+        if key not in self._owners:
+            versions = line.versions if line.is_locked else line.versions[1:]
+            owner, start, count = None, 0, 1
+            while owner is None and start < len(versions):
+                some = versions[start : start + count]
+                found = await asyncio.gather(*[self._exists(folder, version) for version in some])
+                owner = next(
+                    (self.tree(folder, version) for version, is_there in zip(some, found, strict=True) if is_there),
+                    None,
+                )
+                start, count = start + count, min(2 * count, 32)
+            if len(self._owners) > 100_000:
+                self._owners.clear()
+            self._owners[key] = owner
+        return self._owners[key]
+
+    async def _exists(self, folder: str, version: str) -> bool:
+        """Whether a version has a tree, asked of the store."""
+        return await self.store.read(f"{folder_of(folder, version)}{MANIFEST}") is not None
