@@ -22,6 +22,7 @@ from app.routes import (
     repos,
     roi,
     server,
+    tarsupervoxels,
     volumes,
     zarr,
 )
@@ -46,6 +47,7 @@ ENDPOINTS: Mapping[str, list[ModuleType]] = {
     "neuronjson": [instances, neuronjson],
     "labelsz": [instances, labelsz],
     "roi": [instances, roi],
+    "tarsupervoxels": [instances, tarsupervoxels],
     **{datatype.name: [instances, volumes, images, precomputed, zarr] for datatype in imageblk.DATATYPES},
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.datatypes import annotation, imageblk, keyvalue, labelmap, labelsz, neuronjson, roi
+from app.datatypes import annotation, imageblk, keyvalue, labelmap, labelsz, neuronjson, roi, tarsupervoxels
 from app.datatypes.datatype import Datatype
 
 DATATYPES: Mapping[str, Datatype] = {
@@ -16,6 +16,7 @@ DATATYPES: Mapping[str, Datatype] = {
         roi.DATATYPE,
         annotation.DATATYPE,
         labelsz.DATATYPE,
+        tarsupervoxels.DATATYPE,
         *imageblk.DATATYPES,
     ]
 }

@@ -85,6 +85,8 @@ class Datatype:
     #: What was done to an instance at exactly one version, oldest first, as DVID's messages.
     messages: Callable[[Data], Awaitable[list[dict[str, Any]]]] = logged
     has_extents: bool = False
+    #: Whether the data are the same in all versions.
+    is_shared: bool = False
     has_tags: bool = False
     #: Datatypes to which an instance of this one may be synced; None if it has nothing to do with syncs.
     syncs: frozenset[str] | None = None

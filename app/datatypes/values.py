@@ -229,6 +229,21 @@ async def upload(data: Data, stream: AsyncIterator[bytes], *, by_admin: bool) ->
         raise
 
 
+async def set_aside(data: Data, contents: Sequence[bytes], *, by_admin: bool) -> list[Large]:
+    """Put values that are in memory into pieces of their own, in one transaction; a later one gives them keys."""
+    aside = [Large(uuid.uuid4().bytes, len(content), hashlib.sha256(content).digest()) for content in contents]
+    record = Record("piece", data.home.uuid)
+
+    async def change(mutation: Mutation) -> None:
+        for value, content in zip(aside, contents, strict=True):
+            for number, piece in enumerate(_cut(content)):
+                mutation.put(_piece(value.upload, number), piece)
+        mutation.record(record)
+
+    await data.mutate(change, by_admin=by_admin)
+    return aside
+
+
 async def discard(data: Data, key: bytes, value: bytes | Large, *, by_admin: bool) -> None:
     """Remove the pieces of an upload that could not be written under its key, as far as is known."""
     if isinstance(value, Large):

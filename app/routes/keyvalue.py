@@ -91,7 +91,7 @@ async def get_key(request: Request) -> Response:
         value = _cut(key, found, (start, end))
     if isinstance(value, Small):
         return answers.ranged(value.content, header)
-    return answers.ranged_stream(value.size, header, _nothing if request.method == "HEAD" else value.part)
+    return answers.ranged_stream(value.size, header, nothing if request.method == "HEAD" else value.part)
 
 
 @endpoint("POST", "key/{key}", body="the value")
@@ -146,5 +146,6 @@ def _cut(key: str, value: Small | Large, span: Span) -> Value:
     return values.cut(value, first, last + 1)
 
 
-async def _nothing(_first: int, _stop: int) -> AsyncIterator[bytes]:
+async def nothing(_first: int, _stop: int) -> AsyncIterator[bytes]:
+    """The content of an answer to HEAD."""
     yield b""

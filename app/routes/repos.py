@@ -89,6 +89,7 @@ async def post_instance(request: Request) -> Response:
         typename,
         request.version.uuid,
         versioned=config.flag("Versioned", True),
+        shared=datatype.is_shared,
         compression=config.compression(datatype.compression),
         checksum=config.checksum(),
         tags=tags,

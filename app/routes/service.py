@@ -191,8 +191,8 @@ class Service:
         form = ".gzip" if _IN_GZIP in response.raw_headers else ""  # where Accept-Encoding decides, tags must differ
         generations = "-".join(str(read.generation) for read in [snapshot, *[other for _, other in request.others]])
         tag = f'"{data.instance.uuid[:12]}.{data.line.version[:12]}.{generations}{form}"'
-        is_final = data.is_locked and f"/api/node/{data.version.uuid}/" in scope["path"]
-        is_final = is_final and all(other.is_locked for other, _ in request.others)
+        is_final = all(read.is_locked and not read.instance.shared for read in [data, *[o for o, _ in request.others]])
+        is_final = is_final and f"/api/node/{data.version.uuid}/" in scope["path"]
         caching = "public, max-age=31536000, immutable" if is_final else "no-cache"
         if request.header(b"if-none-match") == tag:
             return Response(b"", 304, {"ETag": tag, "Cache-Control": caching})

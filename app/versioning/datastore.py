@@ -39,12 +39,12 @@ class Data:
     @property
     def home(self) -> Version:
         """The version whose state this is: the root's, for an instance without versions."""
-        return self.version if self.instance.versioned else self.repo.versions[self.repo.root]
+        return self.version if self.instance.has_versions else self.repo.versions[self.repo.root]
 
     @property
     def line(self) -> Line:
         """The versions in which a read looks for a tree."""
-        if self.instance.versioned:
+        if self.instance.has_versions:
             return self.repo.line(self.version.uuid)
         return self.datastore.unversioned(self.repo.root)
 
@@ -71,7 +71,7 @@ class Data:
         datastore, root, version = self.datastore, self.repo.root, self.home.uuid
 
         async def still_open() -> bool:
-            if not self.instance.versioned or not await datastore.repos.is_locked(root, version):
+            if not self.instance.has_versions or not await datastore.repos.is_locked(root, version):
                 return True
             if not by_admin:
                 raise NotAllowed(f"version {version} is locked")
@@ -181,7 +181,7 @@ class Datastore:
             *[
                 self.trees(instance.store).seal(f"repos/{repo.root}/{instance.uuid}/", version)
                 for instance in repo.instances.values()
-                if instance.versioned
+                if instance.has_versions
             ]
         )
 

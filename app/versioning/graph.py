@@ -39,7 +39,8 @@ class Instance:
     """A data instance: its general settings, and those of its datatype in `settings`.
 
     `version` is where it was created; it is there by name in all versions of the repo. `syncs` are the UUIDs of the
-    instances whose data it looks at.
+    instances whose data it looks at. Data that are `shared` are the same in all versions, but a locked one refuses to
+    change them.
     """
 
     uuid: str
@@ -53,6 +54,12 @@ class Instance:
     syncs: Sequence[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     store: str = ""
+    shared: bool = False
+
+    @property
+    def has_versions(self) -> bool:
+        """Whether each version has a state of its own."""
+        return self.versioned and not self.shared
 
     def document(self) -> dict[str, Any]:
         """What the catalog holds."""

@@ -21,6 +21,7 @@ COVERED = [
     "neuronjson",
     "roi",
     "server",
+    "tarsupervoxels",
     "versions",
     "labelmap",
     "labelsz",
