@@ -62,7 +62,7 @@ async def merge(data: Data, target: int, others: Sequence[int], editor: Editor) 
         await _unfix(mutation, forest, others)
         for body in others:
             has_own = await _has_own(mutation, forest, body)
-            forest.operations.append(await _moving(forest, body, target, has_own))
+            forest.operations += await _moving(forest, body, target, has_own)
             await forest.join(target, body, with_other=has_own)
             await _forget_head(mutation, body)
         await forest.flush()
@@ -133,7 +133,7 @@ async def renumber(data: Data, old: int, new: int, editor: Editor) -> int:
             raise Invalid(f"there is a body {new} already")
         await _unfix(mutation, forest, [old])
         has_own = await _has_own(mutation, forest, old)
-        forest.operations.append(await _moving(forest, old, new, has_own))
+        forest.operations += await _moving(forest, old, new, has_own)
         await forest.rename(old, new, with_old=has_own)
         await forest.flush()
         await _forget_head(mutation, old)
@@ -177,14 +177,14 @@ async def _has_own(mutation: Mutation, forest: Forest, body: int) -> bool:
     return await forest.group_of(body) is None and await index.has_voxels(mutation, body)
 
 
-async def _moving(forest: Forest, source: int, target: int, with_own: bool) -> list[object]:
-    """How readers that know the bodies learn that all supervoxels of one become another's."""
+async def _moving(forest: Forest, source: int, target: int, with_own: bool) -> list[list[object]]:
+    """How readers that know the bodies learn that all supervoxels of one, if they are few, become another's."""
     if await forest.number_of_members(source) > LISTED:
-        return ["rebuild", source, target]
+        return []
     moved = await forest.members(source)
     if not with_own and await forest.group_of(source) is None:
         moved.remove(source)
-    return ["move", moved, source, target]
+    return [["move", moved, source, target]]
 
 
 async def _unfix(mutation: Mutation, forest: Forest, bodies: Sequence[int]) -> None:

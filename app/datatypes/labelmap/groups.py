@@ -126,6 +126,8 @@ class Forest:
         self._children: dict[tuple[int, int, int], bool] = {}
         self._has_fixed: bool | None = None
         self._moved_in: dict[int, set[int]] = defaultdict(set)
+        self._touched: set[int] = set()
+        #: How bodies changed, for readers that know them; others that changed are named in `flush`.
         self.operations: list[list[Any]] = []
 
     # -------- what is there
@@ -207,6 +209,7 @@ class Forest:
 
     async def put_in(self, body: int, supervoxels: Iterable[int]) -> None:
         """Make supervoxels members of a body, whichever they were of before. Reads of voxels follow."""
+        self._touched.add(body)
         for label in supervoxels:
             await self._take_out(label)
             if label == body:
@@ -226,6 +229,7 @@ class Forest:
 
     async def join(self, target: int, other: int, *, with_other: bool) -> None:
         """Make all supervoxels of another body the target's; `with_other`: also the one of the other's own number."""
+        self._touched |= {target, other}
         ours, theirs = await self.root_of(target), await self.root_of(other)
         if theirs is not None:
             self._set(self._roots, other, None)
@@ -246,6 +250,7 @@ class Forest:
 
     async def rename(self, old: int, new: int, *, with_old: bool) -> None:
         """Give a body another number, which no body has."""
+        self._touched |= {old, new}
         root, none = await self.root_of(old), await self.root_of(new)
         assert none is None
         if root is not None:
@@ -259,6 +264,7 @@ class Forest:
 
     async def revive(self, supervoxel: int) -> None:
         """Let a retired supervoxel that is painted again belong to the body of its number."""
+        self._touched.add(supervoxel)
         if await self.group_of(supervoxel) == RETIRED:
             self._set(self._maps, supervoxel, None)
 
@@ -273,6 +279,7 @@ class Forest:
 
     async def _take_out(self, supervoxel: int) -> None:
         """Take a supervoxel out of its group, so that it is its own body."""
+        self._touched.add(await self.body_of(supervoxel))
         name = await self.group_of(supervoxel)
         if name is None:
             return
@@ -336,11 +343,13 @@ class Forest:
         groups = [
             [name, now.kind, now.of] for name, (before, now) in self._groups.items() if now and _moved(before, now)
         ]
-        if not (maps or fixed or groups or self.operations):
+        if not (maps or fixed or groups):
             return
         value: dict[str, Any] = {}  # an empty turn: too much has changed
         if len(maps) + len(fixed) + len(groups) <= LONGEST_TURN:
-            value = {"map": maps, "fixed": fixed, "groups": groups, "operations": self.operations}
+            told = {body for operation in self.operations for body in operation[-2:]}
+            operations = [*self.operations, ["rebuild", *sorted(self._touched - told)]]
+            value = {"map": maps, "fixed": fixed, "groups": groups, "operations": operations}
         turn = await mark(self._below) + 1
         self._below.put(keys.MAPPING_MARK, keys.number(turn))
         self._below.put(keys.turn(turn), orjson.dumps(value))

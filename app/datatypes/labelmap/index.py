@@ -100,9 +100,6 @@ async def _adopt(mutation: Mutation, labels: U64, seed: int) -> None:
         elif body and body != label and await forest.group_of(label) is None:
             await forest.put_in(body, [label])
             await forest.fix(label, None)
-        else:
-            continue
-        forest.operations.append(["rebuild", label, body or label])
     await forest.flush()
 
 

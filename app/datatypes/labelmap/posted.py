@@ -36,13 +36,11 @@ async def put_indices(mutation: Mutation, messages: Sequence[LabelIndex], seed: 
         if gone:
             parts.insert(0, _erased(await index.counts(mutation, np.array(gone, np.uint64))))
         shown = {label: await forest.shown(label) for label in [*gone, *listed]}
-        owners = {await forest.body_of(label) for label in listed}
         await forest.put_in(body, [label for label in listed if await forest.body_of(label) != body])
         for label in gone:
             await forest.put_in(label, [label])
         for label, before in shown.items():
             await forest.fix_if_other(label, before)
-        forest.operations.append(["rebuild", body, *owners, *gone])
         _put_head(mutation, message, bool(listed))
     await forest.flush()
     await deltas.add(mutation, deltas.latest(parts))
