@@ -22,9 +22,10 @@ from app.datatypes.config import Config
 from app.datatypes.datatype import Datatype
 from app.datatypes.roi import Mask
 from app.formats import compression
-from app.formats.element_json import KIND_CODES, KINDS
+from app.formats.element_json import I32, KIND_CODES, KINDS
 from app.versioning.datastore import Data
 from app.versioning.log import Record
+from app.versioning.merge import by_key
 from app.versioning.snapshot import Reader, Snapshot
 from app.versioning.tree import SEQUENCE, Mutation
 
@@ -182,9 +183,15 @@ def _names(positions: npt.NDArray[Any]) -> npt.NDArray[np.void]:
 
 async def _before(reader: Reader) -> npt.NDArray[np.void] | None:
     value = await reader.get(_BEFORE)
-    if value is None:
-        return None
-    return _names(np.frombuffer(compression.ungzip(value, _MOST_BYTES), "<i4").reshape(-1, 3))
+    return None if value is None else _names(_decoded(value))
+
+
+def _decoded(value: bytes) -> I32:
+    return np.frombuffer(compression.ungzip(value, _MOST_BYTES), "<i4").reshape(-1, 3)
+
+
+def _encoded(positions: npt.NDArray[Any]) -> bytes:
+    return compression.gzip(np.ascontiguousarray(positions, "<i4").tobytes())
 
 
 def source(data: Data) -> Data | None:
@@ -201,7 +208,7 @@ async def synced(data: Data, others: Sequence[Data], user: str, app: str, by_adm
     elements = await others[0].head()
     places = await blocks.all_places(elements)
     rows = np.concatenate([blocks.NO_ROWS, *await blocks.fetch_rows(elements, places)])
-    value = compression.gzip(np.ascontiguousarray(rows["position"]).tobytes()) if len(rows) else None
+    value = _encoded(rows["position"]) if len(rows) else None
     await _set_before(data, "sync", value, user, app, by_admin)
 
 
@@ -223,8 +230,15 @@ async def _set_before(data: Data, action: str, value: bytes | None, user: str, a
     await data.mutate(change, by_admin=by_admin)
 
 
+def _join(_base: bytes | None, ours: bytes | None, theirs: bytes | None) -> bytes | None:
+    """After a version merge all those are left out that one of the sides left out."""
+    found = [_decoded(value) for value in (ours, theirs) if value is not None]
+    return _encoded(np.unique(np.concatenate(found), axis=0)) if found else None
+
+
 DATATYPE = Datatype(
     "labelsz",
+    merge=by_key(lambda key: "the elements left out", {_BEFORE: _join}),
     settings=_settings,
     extended=_extended,
     syncs=frozenset({"annotation"}),

@@ -256,7 +256,7 @@ async def merge_versions(
             Settling.KEEP if instance.name in settled else Settling.REPORT,
         )
         for instance in repo.instances.values()
-        if instance.versioned
+        if instance.has_versions
     }
     try:
         conflicts: list[str] = []

@@ -1,7 +1,7 @@
 """Annotations and their numbers by body against dictionaries and arrays, while labels are edited at the same time.
 
-Two pods serve one folder. Versions branch; voxels are overwritten, supervoxels mapped to bodies; whatever was answered
-at a pair of generations is asked for again later.
+Two pods serve one folder. Versions branch; voxels are overwritten; bodies are edited, or supervoxels mapped by posts.
+Elements of any generation are asked for in labels of any other.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import copy
 import json
 import shutil
+import struct
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,7 +21,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from app.bootstrap import build
 from app.formats.dvid_pb2 import MappingOp, MappingOps
@@ -64,12 +72,22 @@ class Version:
     def child(self, uuid: str) -> Version:
         return Version(uuid, copy.deepcopy(self.elements), self.voxels.copy(), dict(self.bodies))
 
+    def body_of(self, supervoxel: int) -> int:
+        return self.bodies.get(supervoxel, supervoxel)
+
+    def existing(self) -> dict[int, list[int]]:
+        """Bodies with voxels, and their supervoxels with voxels."""
+        found: dict[int, list[int]] = {}
+        for supervoxel in np.unique(self.voxels).tolist():
+            if supervoxel:
+                found.setdefault(self.body_of(supervoxel), []).append(supervoxel)
+        return found
+
     def body(self, point: tuple[int, ...]) -> int:
         x, y, z = point
         if x < 0:
             return 0
-        supervoxel = int(self.voxels[z, y, x])
-        return self.bodies.get(supervoxel, supervoxel)
+        return self.body_of(int(self.voxels[z, y, x]))
 
     def in_label(self, label: int) -> list[dict[str, Any]]:
         return [element for point, element in self.elements.items() if self.body(point) == label]
@@ -87,6 +105,8 @@ def same(found: list[dict[str, Any]] | None, expected: list[dict[str, Any]]) -> 
 
 
 class Machine(RuleBasedStateMachine):
+    has_edits: bool
+
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
@@ -96,7 +116,10 @@ class Machine(RuleBasedStateMachine):
         ]
         self.clients: list[httpx.AsyncClient] = []
         self.versions: list[Version] = []
-        self.remembered: list[tuple[str, Any]] = []
+        #: What was there at a version and generation: elements, and labels.
+        self.elements_at: dict[tuple[str, int], dict[tuple[int, ...], dict[str, Any]]] = {}
+        self.labels_at: dict[tuple[str, int], Version] = {}
+        self.flat: set[tuple[int, ...]] = set()
         self.step = 0
 
     def teardown(self) -> None:
@@ -144,12 +167,13 @@ class Machine(RuleBasedStateMachine):
             ("seg", "labelmap"),
             ("syn", "annotation"),
             ("late", "annotation"),
+            ("flat", "annotation"),
             ("sizes", "labelsz"),
         ]:
-            body = {"typename": typename, "dataname": name, "BlockSize": "16,16,16"}
+            body = {"typename": typename, "dataname": name, "BlockSize": "16,16,16", "Versioned": str(name != "flat")}
             self.send(0, "POST", f"/api/repo/{root}/instance", body)
         self.versions.append(Version(root))
-        for name, other in [("syn", "seg"), ("sizes", "syn")]:
+        for name, other in [("syn", "seg"), ("flat", "seg"), ("sizes", "syn")]:
             self.send(0, "POST", f"/api/node/{root}/{name}/sync", {"sync": other})
         self.is_late_synced = False
         for number, (x, y) in enumerate([(0, 0), (1, 0), (0, 1), (1, 1)]):
@@ -169,6 +193,9 @@ class Machine(RuleBasedStateMachine):
             self.send(pod, "POST", f"/api/node/{version.uuid}/{name}/elements", posted)
         for element in posted:
             version.elements[tuple(element["Pos"])] = copy.deepcopy(element)
+        if len(posted) % 2:
+            self.send(pod, "POST", f"/api/node/{version.uuid}/flat/elements", posted)
+            self.flat.update(tuple(element["Pos"]) for element in posted)
 
     @rule(pod=pods, choice=choices, posted=st.lists(elements, max_size=4), x=st.integers(-1, 1), y=st.integers(0, 1))
     def post_blocks(self, pod: int, choice: int, posted: list[dict[str, Any]], x: int, y: int) -> None:
@@ -233,19 +260,68 @@ class Machine(RuleBasedStateMachine):
     def write_voxels(self, pod: int, choice: int, x: int, y: int, seed: int, few: int) -> None:
         version = self.open(choice)
         rng = np.random.default_rng(seed)
-        block = rng.integers(0, max(LABELS) + 1, (SIDE,) * 3).astype(np.uint64)
+        # Supervoxels that were split are not painted again.
+        paints = np.array([0, *[label for label in LABELS if not self.has_edits or version.body_of(label)]], np.uint64)
+        block = rng.choice(paints, (SIDE,) * 3)
         if few:
             block[:] = block[0, 0, 0]
         path = f"seg/raw/0_1_2/{SIDE}_{SIDE}_{SIDE}/{x * SIDE}_{y * SIDE}_0?mutate=true"
         self.send(pod, "POST", f"/api/node/{version.uuid}/{path}", block.tobytes())
         version.voxels[:, y * SIDE : (y + 1) * SIDE, x * SIDE : (x + 1) * SIDE] = block
 
+    @precondition(lambda self: not self.has_edits)
     @rule(pod=pods, choice=choices, supervoxels=st.sets(st.sampled_from(LABELS), max_size=3), body=st.integers(0, 8))
     def map_supervoxels(self, pod: int, choice: int, supervoxels: set[int], body: int) -> None:
         version = self.open(choice)
         message = MappingOps(mappings=[MappingOp(mutid=1, mapped=body, original=sorted(supervoxels))])
         self.send(pod, "POST", f"/api/node/{version.uuid}/seg/mappings", message.SerializeToString())
         version.bodies.update(dict.fromkeys(supervoxels, body))
+
+    @precondition(lambda self: self.has_edits)
+    @rule(pod=pods, choice=choices, first=choices, second=choices)
+    def merge(self, pod: int, choice: int, first: int, second: int) -> None:
+        version = self.open(choice)
+        bodies = sorted(version.existing())
+        if len(bodies) < 2:
+            return
+        target, other = bodies[first % len(bodies)], bodies[second % len(bodies)]
+        if target == other:
+            return
+        self.send(pod, "POST", f"/api/node/{version.uuid}/seg/merge", [target, other])
+        everybody = {other, *version.bodies}
+        version.bodies.update({label: target for label in everybody if version.body_of(label) == other})
+
+    @precondition(lambda self: self.has_edits)
+    @rule(pod=pods, choice=choices, which=choices)
+    def cleave(self, pod: int, choice: int, which: int) -> None:
+        version = self.open(choice)
+        bodies = [(body, labels) for body, labels in sorted(version.existing().items()) if len(labels) > 1]
+        if bodies:
+            body, labels = bodies[which % len(bodies)]
+            cleaved = labels[which % len(labels)]
+            answer = self.send(pod, "POST", f"/api/node/{version.uuid}/seg/cleave/{body}", [cleaved])
+            version.bodies[cleaved] = answer.json()["CleavedLabel"]
+
+    @precondition(lambda self: self.has_edits)
+    @rule(pod=pods, choice=choices, which=choices, seed=st.integers(0, 1 << 16))
+    def split_supervoxel(self, pod: int, choice: int, which: int, seed: int) -> None:
+        version = self.open(choice)
+        labels = [label for label in np.unique(version.voxels).tolist() if label]
+        if not labels:
+            return
+        label = labels[which % len(labels)]
+        places = np.argwhere(version.voxels == label)
+        chosen = places[np.random.default_rng(seed).random(len(places)) < 0.5]
+        if not 0 < len(chosen) < len(places):
+            return
+        runs = np.ones((len(chosen), 4), "<i4")
+        runs[:, :3] = chosen[:, ::-1]
+        body = struct.pack("<BBBBII", 0, 3, 0, 0, 0, len(runs)) + runs.tobytes()
+        answer = self.send(pod, "POST", f"/api/node/{version.uuid}/seg/split-supervoxel/{label}", body).json()
+        split, remain = answer["SplitSupervoxel"], answer["RemainSupervoxel"]
+        version.voxels[version.voxels == label] = remain
+        version.voxels[tuple(chosen.T)] = split
+        version.bodies |= {split: version.body_of(label), remain: version.body_of(label), label: 0}
 
     # ------------------------------------------------------------------ versions
 
@@ -263,16 +339,6 @@ class Machine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ answers
 
-    @rule(pod=pods, choice=choices, label=st.sampled_from([*LABELS, 8]))
-    def ask_for_a_label(self, pod: int, choice: int, label: int) -> None:
-        version = self.versions[choice % len(self.versions)]
-        self.check_label(pod, version, label)
-        answer = self.send(pod, "GET", f"/api/node/{version.uuid}/syn/label/{label}?relationships=true")
-        generation = answer.headers["ETag"].strip('"').split(".")[2]
-        if not generation.startswith("0-") and not generation.endswith("-0"):
-            path = f"/api/node/{version.uuid}/syn/label/{label}?relationships=true&generation={generation}"
-            self.remembered.append((path, answer.json()))
-
     def check_label(self, pod: int, version: Version, label: int) -> None:
         expected = version.in_label(label)
         assert same(self.get(pod, version, f"syn/label/{label}?relationships=true"), expected)
@@ -281,12 +347,18 @@ class Machine(RuleBasedStateMachine):
             assert same(self.get(pod, version, f"late/label/{label}?relationships=true"), expected)
         else:
             assert self.get(pod, version, f"late/label/{label}") == []
+        flat = {point for point in self.flat if version.body(point) == label}
+        assert {tuple(element["Pos"]) for element in self.get(pod, version, f"flat/label/{label}")} == flat
 
-    @rule(pod=pods, choice=choices)
-    def ask_again(self, pod: int, choice: int) -> None:
-        if self.remembered:
-            path, before = self.remembered[choice % len(self.remembered)]
-            assert same(self.send(pod, "GET", path).json(), before)
+    @rule(pod=pods, first=choices, second=choices)
+    def ask_for_other_times(self, pod: int, first: int, second: int) -> None:
+        (version, generation), elements = list(self.elements_at.items())[first % len(self.elements_at)]
+        others = [(number, state) for (uuid, number), state in self.labels_at.items() if uuid == version]
+        number, labels = others[second % len(others)]
+        for label in LABELS:
+            path = f"/api/node/{version}/syn/label/{label}?relationships=true&generation={generation}-{number}"
+            expected = [element for point, element in elements.items() if labels.body(point) == label]
+            assert same(self.send(pod, "GET", path).json(), expected)
 
     @rule(pod=pods, choice=choices)
     def count(self, pod: int, choice: int) -> None:
@@ -328,27 +400,43 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def labels_are_right(self) -> None:
-        if self.versions:
-            self.step += 1
-            version = self.versions[self.step % len(self.versions)]
-            for label in LABELS:
-                self.check_label(self.step % 3 % 2, version, label)
+        if not self.versions:
+            return
+        self.step += 1
+        version, pod = self.versions[self.step % len(self.versions)], self.step % 3 % 2
+        for label in {*LABELS, *[version.body(point) for point in version.elements]} - {0}:
+            self.check_label(pod, version, label)
+        answer = self.send(pod, "GET", f"/api/node/{version.uuid}/syn/label/1")
+        generation, other = map(int, answer.headers["ETag"].strip('"').split(".")[2].split("-"))
+        if generation and other:
+            self.elements_at[version.uuid, generation] = copy.deepcopy(version.elements)
+            self.labels_at[version.uuid, other] = version.child(version.uuid)
+
+
+class Edits(Machine):
+    has_edits = True
+
+
+class Posts(Machine):
+    has_edits = False
 
 
 QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
-def run(examples: int, steps: int) -> None:
+def run(machine: type[Machine], examples: int, steps: int) -> None:
     run_state_machine_as_test(
-        Machine,
+        machine,
         settings=settings(max_examples=examples, stateful_step_count=steps, **QUIET),  # type: ignore[arg-type]
     )
 
 
-def test_annotations_follow_the_labels() -> None:
-    run(25, 20)
+@pytest.mark.parametrize("machine", [Edits, Posts])
+def test_annotations_follow_the_labels(machine: type[Machine]) -> None:
+    run(machine, 15, 20)
 
 
 @pytest.mark.torture
-def test_annotations_follow_the_labels_for_long() -> None:
-    run(600, 80)
+@pytest.mark.parametrize("machine", [Edits, Posts])
+def test_annotations_follow_the_labels_for_long(machine: type[Machine]) -> None:
+    run(machine, 400, 80)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.datatypes.annotation import labels, write
+from app.datatypes.annotation import labels, merge, write
 from app.datatypes.datatype import Datatype
 
-DATATYPE = Datatype("annotation", has_tags=True, syncs=labels.TYPES, synced=write.synced)
+DATATYPE = Datatype("annotation", has_tags=True, syncs=labels.TYPES, synced=write.synced, merge=merge.merge)

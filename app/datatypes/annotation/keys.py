@@ -28,6 +28,11 @@ def block(zyx: Triple) -> bytes:
     return _BLOCK + block_key(zyx)
 
 
+def all_blocks() -> tuple[bytes, bytes]:
+    """The range of the elements of all blocks."""
+    return _BLOCK, _BLOCK + b"\xff" * (_PLACE_BYTES + 1)
+
+
 def rows(zyx: Triple) -> bytes:
     """The rows of a block."""
     return _ROWS + block_key(zyx)
@@ -71,6 +76,11 @@ def supervoxel_range(label: int) -> tuple[bytes, bytes]:
 def given(label: int) -> bytes:
     """The list that a client posted for a label."""
     return _GIVEN + label.to_bytes(8, "big")
+
+
+def label_given(key: bytes) -> int:
+    """The label of such a key."""
+    return int.from_bytes(key[len(_GIVEN) :], "big")
 
 
 def all_given() -> tuple[bytes, bytes]:
