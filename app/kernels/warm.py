@@ -5,7 +5,20 @@
 
 import numpy as np
 
-from app.kernels import downres, fnv, forests, label_block, leaves, lz4_labels, masks, runs, segmentation, splits
+from app.kernels import (
+    closest,
+    contacts,
+    downres,
+    fnv,
+    forests,
+    label_block,
+    leaves,
+    lz4_labels,
+    masks,
+    runs,
+    segmentation,
+    splits,
+)
 
 
 def compile_all() -> None:
@@ -29,7 +42,10 @@ def compile_all() -> None:
     found = runs.runs_of_blocks([block], places, (16, 16, 16), wanted)
     runs.paint_runs(found, (0, 0, 0), (16, 16, 16))
     masks.binary_blocks([block], places, (16, 16, 16), wanted)
-    leaves.leaves_of_blocks([block], places, (16, 16, 16), wanted)
+    corners, bits = leaves.leaves_of_blocks([block], places, (16, 16, 16), wanted)
+    cubes = corners, bits, np.array([0, len(corners)])
+    closest.closest(cubes, cubes, places[:, :2], (1.0, 1.0, 1.0), 9.0)
+    contacts.contacts([block], places, np.ones(1, bool), (16, 16, 16), wanted[:1], wanted[1:])
     splits.cut(found, (16, 16, 16))
     splits.touched(block, found)
     splits.apply(block, found, wanted, wanted + np.uint64(10), wanted + np.uint64(20))

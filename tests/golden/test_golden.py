@@ -38,7 +38,6 @@ WAITING = {
     "labelmap/mutate-split-supervoxel.json": _BLOBS,
     "labelmap/version-merge.json": _LABELS,
     "labelmap/version-resolve.json": _LABELS,
-    "labelmap/query-fvdb-proximity.json": "fvdb and proximity are not built yet",
     "labelmap/read-pseudocolor-isotropic.json": "DVID's rescaled label slices overflow; ours repeat the nearest label",
     "server/info.json": _TYPES,
     "versions/commit-note-log.json": _TYPES,

@@ -15,6 +15,7 @@ from app.core.geometry import MAX_COORDINATE, parse_point
 from app.datatypes import voxels
 from app.datatypes.labelmap import index, memo, read, sparse
 from app.datatypes.labelmap.keys import Counts
+from app.datatypes.labelmap.proximity import Proximity
 from app.formats import sparse_volumes
 from app.routes import answers
 from app.routes.answers import attachment
@@ -206,3 +207,28 @@ async def get_fvdb(request: Request) -> Response:
     grid = await sparse.index_grid(found, name, size, request.service.workers, most)
     headers = {"Content-Disposition": disposition, "Content-Length": str(grid.size_bytes)}
     return StreamingResponse(grid.pieces(), headers=headers, media_type=answers.OCTETS)
+
+
+@endpoint(
+    "GET",
+    "proximity/{first}/{second}",
+    query=[SCALE, SUPERVOXELS],
+    answer='{"labels", "scale", "distance", "distance_voxels", "closest", "units", "contact", "sites"}',
+)
+async def get_proximity(request: Request) -> Response:
+    """How near two bodies (or supervoxels) come to each other, and where they touch.
+
+    `distance` is between the centres of the nearest two voxels in the instance's units, `distance_voxels` the same in
+    voxels of the scale, `closest` those voxels, x, y, z, in the order of the labels; null where one has no voxels at
+    the scale. `contact` counts the faces that voxels of the one share with voxels of the other: `faces`, `faces_xyz` by
+    their direction, `area` in square units, `voxels` of each label with such a face. `sites` has the same for each
+    block with contacts: `block` coordinates x, y, z, and `center`, the mean x, y, z of its faces in voxels.
+    """
+    check_indexed(request)
+    first, second = body_label(request.path["first"]), body_label(request.path["second"])
+    if first == second:
+        raise Invalid("the two labels are the same")
+    snapshot, scale = await request.head(), request.query["scale"]
+    found = Proximity(request.data, snapshot, scale, await _entries(request, first), await _entries(request, second))
+    await found.find(request.service.workers)
+    return answers.json({"labels": [first, second], **found.describe()})
