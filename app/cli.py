@@ -16,7 +16,12 @@ from app.core.errors import DvidError
 from app.settings import HANDED_SETTINGS, Settings
 
 #: Commands whose modules are loaded when they are asked for, as their libraries take long to load.
-COMMANDS = {"ingest": "app.commands.ingest", "demo": "app.commands.demo"}
+COMMANDS = {
+    "demo": "app.commands.demo",
+    "ingest": "app.commands.ingest",
+    "reindex": "app.commands.verify",
+    "verify": "app.commands.verify",
+}
 
 
 class Commands(click.Group):

@@ -119,6 +119,13 @@ async def mark(reader: Reader) -> tuple[int, int, int]:
     return (0, 0, 0) if value is None else _RANGE.unpack(value)
 
 
+async def is_whole(reader: Reader) -> bool:
+    """Whether all deltas of the range are there, with as many rows as it says."""
+    first, end, waiting = await mark(reader)
+    values = await reader.get_many([keys.delta(number) for number in range(first, end)])
+    return None not in values and waiting == sum(len(decode(value)) for value in values if value is not None)
+
+
 async def add(mutation: Mutation, rows: Counts) -> None:
     """Replace index entries: a row with 0 voxels removes one."""
     if not len(rows):
@@ -159,6 +166,17 @@ async def fold(data: Data, *, by_admin: bool = False) -> None:
         await data.mutate(change, by_admin=by_admin)
 
 
+async def restart(mutation: Mutation, without: Counts) -> None:
+    """Begin a new range of deltas, so that nobody goes on from what it knows; rows of some places are left out."""
+    _, end, _ = found = await mark(mutation)
+    rows = latest((await load(mutation)).all())
+    rows = rows[~np.isin(places(rows), places(without))]
+    for number in range(found[0], end):
+        mutation.delete(keys.delta(number))
+    mutation.put(keys.DELTAS, _RANGE.pack(end + 1, end + 1, 0))
+    await add(mutation, rows)
+
+
 async def _write(mutation: Mutation, rows: Counts) -> None:
     """Bring `sv/` to what the rows say."""
     supervoxels = np.unique(rows.supervoxels).tolist()
@@ -167,9 +185,14 @@ async def _write(mutation: Mutation, rows: Counts) -> None:
         some = supervoxels[start : start + TOGETHER]
         for found in await asyncio.gather(*[mutation.keys(*keys.supervoxel(label)) for label in some]):
             listed += found
-    replaced = _places(rows)
+    replace(mutation, listed, rows)
+
+
+def replace(mutation: Mutation, listed: list[bytes], rows: Counts) -> None:
+    """Bring `sv/` to what the rows say. `listed` are its keys, all that there are for the rows' places."""
+    replaced = places(rows)
     present = Counts.of_keys(listed)
-    for key, is_replaced in zip(listed, np.isin(_places(present), replaced).tolist(), strict=True):
+    for key, is_replaced in zip(listed, np.isin(places(present), replaced).tolist(), strict=True):
         if is_replaced:
             mutation.delete(key)
     for key in rows[rows.voxels > 0].to_keys():
@@ -181,7 +204,7 @@ def rows_as_values(rows: Counts) -> npt.NDArray[np.void]:
     return _values(rows.supervoxels.view(np.int64), *rows.blocks.T, rows.voxels)
 
 
-def _places(rows: Counts) -> npt.NDArray[np.void]:
+def places(rows: Counts) -> npt.NDArray[np.void]:
     """Supervoxel and block of each row as one value that can be compared."""
     return _values(rows.supervoxels.view(np.int64), *rows.blocks.T)
 

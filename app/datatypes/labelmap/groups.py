@@ -350,11 +350,16 @@ class Forest:
             told = {body for operation in self.operations for body in operation[-2:]}
             operations = [*self.operations, ["rebuild", *sorted(self._touched - told)]]
             value = {"map": maps, "fixed": fixed, "groups": groups, "operations": operations}
-        turn = await mark(self._below) + 1
-        self._below.put(keys.MAPPING_MARK, keys.number(turn))
-        self._below.put(keys.turn(turn), orjson.dumps(value))
-        if turn > TURNS:
-            self._below.delete(keys.turn(turn - TURNS))
+        await stage_turn(self._below, value)
+
+
+async def stage_turn(mutation: Mutation, value: dict[str, Any]) -> None:
+    """Say to readers what has changed; with an empty value that they should read everything anew."""
+    turn = await mark(mutation) + 1
+    mutation.put(keys.MAPPING_MARK, keys.number(turn))
+    mutation.put(keys.turn(turn), orjson.dumps(value))
+    if turn > TURNS:
+        mutation.delete(keys.turn(turn - TURNS))
 
 
 def _moved(before: Group | None, now: Group) -> bool:

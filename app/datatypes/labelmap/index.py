@@ -71,7 +71,7 @@ async def replace_counts(
     rows = deltas.latest([erased, fresh])
     rows = rows[~np.isin(deltas.rows_as_values(rows), deltas.rows_as_values(gone))]
     await deltas.add(mutation, rows)
-    await _adopt(mutation, np.unique(rows.supervoxels[rows.voxels > 0]), seed)
+    await adopt(mutation, np.unique(rows.supervoxels[rows.voxels > 0]), seed)
 
 
 def entries_of(blocks: Sequence[tuple[Triple, U64, U32]]) -> Counts:
@@ -83,7 +83,7 @@ def entries_of(blocks: Sequence[tuple[Triple, U64, U32]]) -> Counts:
     return entries[(entries.supervoxels != 0) & (entries.voxels != 0)]
 
 
-async def _adopt(mutation: Mutation, labels: U64, seed: int) -> None:
+async def adopt(mutation: Mutation, labels: U64, seed: int) -> None:
     """Painted supervoxels that posted mappings send to a body become members of it; retired ones are so no more."""
     known = await mapping.load(mutation)
     if known.is_empty:

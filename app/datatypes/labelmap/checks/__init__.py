@@ -1,0 +1,1 @@
+"""Is a labelmap what its voxels say? Index, groups and coarser scales, recomputed, compared and repaired."""
