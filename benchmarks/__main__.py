@@ -14,9 +14,9 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.client import Server, Target, Unanswered, loop_name
 from benchmarks.measure import measure
+from benchmarks.registry import WORKLOADS
 from benchmarks.trivial import ceiling
 from benchmarks.volumes import Volume
-from benchmarks.workloads import WORKLOADS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -43,12 +43,12 @@ def _read(plan: Reading, bench: Bench, seconds: float, started: float) -> Result
 
 def _ingest(rounds: Iterator[Round], bench: Bench, seconds: float, started: float) -> Result:
     """Post whole volumes into fresh instances until the time is over, but at least one."""
-    total, check, voxels, settling, rounds_done, setup = Outcome(), "ok", 0.0, 0.0, 0, 0.0
+    total, check, amount, settling, rounds_done, setup = Outcome(), "ok", 0.0, 0.0, 0, 0.0
     for current in rounds:
         setup = setup or time.perf_counter() - started
         outcome = drive(bench.server.target, current.requests, bench.connections)
         total.add(outcome)
-        voxels += current.voxels * outcome.answered / len(current.requests)
+        amount += current.amount * outcome.answered / len(current.requests)
         since = time.perf_counter()
         if current.settle and not outcome.failed and not current.settle():
             check = "the label index never became complete"
@@ -60,8 +60,8 @@ def _ingest(rounds: Iterator[Round], bench: Bench, seconds: float, started: floa
             break
     result = _summary(total) | {"check": check, "setup_seconds": setup, "rounds": rounds_done}
     if current.settle and total.elapsed:
-        result["settled_rate"] = voxels / (total.elapsed + settling)
-    return result | {"unit": "voxels/s", "rate": voxels / total.elapsed if total.elapsed else 0.0}
+        result["settled_rate"] = amount / (total.elapsed + settling)
+    return result | {"unit": current.unit, "rate": amount / total.elapsed if total.elapsed else 0.0}
 
 
 def _verdict(check: Check) -> str:

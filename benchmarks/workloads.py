@@ -42,9 +42,10 @@ class Round:
     """A set of requests to send once, and what the server may do after answering them."""
 
     requests: Sequence[Request]
-    voxels: int
+    amount: int  # of what the rate counts
     check: Check
     settle: Callable[[], bool] | None = None  # waits for work done on the side; says whether it was completed
+    unit: str = "voxels/s"
 
 
 Plan = Reading | Iterator[Round]

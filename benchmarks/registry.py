@@ -1,0 +1,7 @@
+"""All workloads by name."""
+
+from __future__ import annotations
+
+from benchmarks import bodies, workloads
+
+WORKLOADS: dict[str, workloads.Workload] = {**workloads.WORKLOADS, **bodies.WORKLOADS}
