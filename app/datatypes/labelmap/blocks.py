@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from isal import igzip
 from app.core.errors import Invalid, StoreUnavailable
 from app.core.geometry import Triple
 from app.datatypes.labelmap import keys
-from app.datatypes.labelmap.mapping import Mapping
+from app.datatypes.labelmap.mapping import IDENTITY, Mapping
 from app.kernels import label_block
 from app.versioning.snapshot import Snapshot
 
@@ -70,6 +71,38 @@ def unpacked(snapshot: Snapshot, key: bytes, stored: bytes, mapping: Mapping) ->
     labels = label_block.labels(block)
     bodies = mapping.apply(labels)
     return block if bodies is labels else label_block.relabel(block, bodies)
+
+
+def look(snapshot: Snapshot, key: bytes, stored: bytes | None, mapping: Mapping) -> bytes | None:
+    """What a mapping makes of a block: two looks are equal if its labels have the same bodies, whatever else changed.
+
+    None if it is not known without the block's bytes and these are not given. Empty if every label is its own body.
+    """
+    if mapping.is_empty:
+        return b""
+    known: tuple[int, bytes] | None = snapshot.recall(key, "look")
+    if known is not None and known[0] == mapping.mark:
+        return known[1]
+    if stored is None:
+        return None
+    labels = label_block.labels(unpacked(snapshot, key, stored, IDENTITY))
+    bodies = mapping.apply(labels)
+    found = b"" if bodies is labels else bodies.tobytes()
+    snapshot.remember(key, "look", (mapping.mark, found), len(found))
+    return found
+
+
+def recall_encoded(snapshot: Snapshot, key: bytes, compression: str, mapping: Mapping, seen: bytes | None) -> Any:
+    """An answer made of a block and remembered, if its labels had the same bodies then."""
+    known = snapshot.recall(key, (compression, mapping.is_empty))
+    return known[1] if known is not None and known[0] == seen else None
+
+
+def remember_encoded(
+    snapshot: Snapshot, key: bytes, compression: str, mapping: Mapping, seen: bytes, answer: bytes | memoryview
+) -> None:
+    """Remember an answer made of a block; of each form the last one, mapped and not."""
+    snapshot.remember(key, (compression, mapping.is_empty), (seen, answer), len(seen) + len(answer))
 
 
 async def fetch_unpacked(snapshot: Snapshot, scale: int, zyxs: Sequence[Triple], mapping: Mapping) -> list[U8 | None]:

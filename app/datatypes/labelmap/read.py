@@ -107,8 +107,10 @@ async def encoded(
     key = None
     if box.shape == block and box.is_aligned(block) and compression:
         key = keys.block(scale, box.blocks(block).start)
-        facet = (compression, mapping.mark)
-        known: bytes | memoryview | None = snapshot.recall(key, facet)
+        seen = blocks.look(snapshot, key, None, mapping)
+        if seen is None:
+            seen = blocks.look(snapshot, key, await snapshot.get(key), mapping)
+        known: bytes | memoryview | None = blocks.recall_encoded(snapshot, key, compression, mapping, seen)
         if known is not None:
             return known
     found = await grid(data, snapshot, scale, box, mapping, limit_bytes)
@@ -123,8 +125,8 @@ async def encoded(
         return encode_dense(found.dense(), compression)
 
     answer = work() if len(found.found) <= FEW_BLOCKS else await workers.run(work)
-    if key is not None:
-        snapshot.remember(key, facet, answer, len(answer))
+    if key is not None and seen is not None:
+        blocks.remember_encoded(snapshot, key, compression, mapping, seen, answer)
     return answer
 
 
@@ -173,15 +175,18 @@ async def block_payloads(
     stored = await snapshot.get_many(names)
     if compression == "blocks" and mapping.is_empty:
         return stored
-    facet = (compression, mapping.mark)
-    found: list[bytes | None] = [snapshot.recall(name, facet) for name in names]
+    looks = [blocks.look(snapshot, name, value, mapping) for name, value in zip(names, stored, strict=True)]
+    if compression == "blocks":  # no label of most blocks is mapped
+        found: list[bytes | None] = [None if seen else value for seen, value in zip(looks, stored, strict=True)]
+    else:
+        found = [None] * len(names)
+    for index, (name, seen) in enumerate(zip(names, looks, strict=True)):
+        if found[index] is None:
+            found[index] = blocks.recall_encoded(snapshot, name, compression, mapping, seen)
     todo = [index for index, value in enumerate(stored) if value is not None and found[index] is None]
     unpacked = [(index, blocks.unpacked(snapshot, names[index], stored[index] or b"", mapping)) for index in todo]
 
     def work(index: int, block: U8) -> tuple[int, bytes]:
-        value = stored[index]
-        if compression == "blocks" and value is not None and block is snapshot.recall(names[index], "block"):
-            return index, value
         return index, payload(block, compression, shape)
 
     if len(unpacked) <= FEW_BLOCKS:
@@ -190,8 +195,9 @@ async def block_payloads(
         done = await workers.map(work, [(index, block) for index, block in unpacked])
     for index, value in done:
         found[index] = value
-        if compression in ("blocks", "lz4"):
-            snapshot.remember(names[index], facet, value, len(value))
+        seen = looks[index]
+        if compression in ("blocks", "lz4") and seen is not None:
+            blocks.remember_encoded(snapshot, names[index], compression, mapping, seen, value)
     return found
 
 
