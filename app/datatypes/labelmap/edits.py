@@ -22,7 +22,9 @@ from app.versioning.snapshot import Reader
 from app.versioning.tree import Mutation
 
 #: A body with more supervoxels is not listed by an edit; readers that know it look it up anew.
-LISTED = 512
+LISTED = 256
+#: The voxels of a body with more supervoxels are not counted by an edit.
+COUNTED = 64
 
 
 @dataclass(frozen=True)
@@ -220,13 +222,13 @@ async def _sorted_out(
 
 async def _remaining(mutation: Mutation, forest: Forest, body: int, moved: set[int]) -> int | None:
     """The voxels that a body keeps, None if it has too many supervoxels to count; refused if it keeps none."""
-    if await forest.number_of_members(body) - len(moved) > LISTED:
+    number = await forest.number_of_members(body) - len(moved)
+    if number > LISTED:
         return None
     kept = [label for label in await forest.members(body) if label not in moved]
-    size = (await index.counts(mutation, np.array(kept, np.uint64))).size
-    if not size:
+    if not await _any_voxels(mutation, kept):
         raise Invalid(f"these are all supervoxels of body {body}: it would be empty")
-    return size
+    return (await index.counts(mutation, np.array(kept, np.uint64))).size if number <= COUNTED else None
 
 
 async def _forget_head(mutation: Mutation, body: int) -> None:

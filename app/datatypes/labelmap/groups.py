@@ -192,12 +192,13 @@ class Forest:
 
     async def members(self, body: int) -> list[int]:
         """The supervoxels of a body as they are now; costs as much as it has."""
-        if await mark(self._below):
-            listed = (await members(self._below, body)).tolist()
-            await self.prefetch(listed)
-        else:
-            listed = [body]
-        return sorted([label for label in {*listed, *self._moved_in[body]} if await self.body_of(label) == body])
+        listed = (await members(self._below, body)).tolist() if await mark(self._below) else [body]
+        return sorted([label for label in {*listed, *self._moved_in[body]} if await self._is_in(label, body)])
+
+    async def _is_in(self, supervoxel: int, body: int) -> bool:
+        """Whether a supervoxel that was listed for a body still is its member."""
+        before, now = self._maps.get(supervoxel, (None, None))
+        return before == now or await self.body_of(supervoxel) == body
 
     async def number_of_members(self, body: int) -> int:
         """How many supervoxels a body has, with and without voxels."""
