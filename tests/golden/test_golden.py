@@ -53,10 +53,6 @@ DIFFERS = {
     "labelmap/mutate-sparsevol-formats.json": [
         ("23 GET /api/node/{root}/seg/sparsevol/1:", "DVID's runs go beyond maxx to the end of a uniform sub-block"),
     ],
-    "labelmap/bulk-indices.json": [
-        ("11 GET /api/node/{root}/seg/existing-labels:", "a supervoxel is in one index at a time, in DVID in two"),
-        ("18 GET /api/node/{root}/seg/mapping:", "the same"),
-    ],
 }
 
 

@@ -110,6 +110,17 @@ async def fixed_count(reader: Reader) -> int:
     return 0 if value is None else int.from_bytes(value, "big")
 
 
+async def stale(reader: Reader, body: int) -> list[int]:
+    """The supervoxels that a posted index took from a body whose own index the client has not replaced yet.
+
+    Until it does, or an edit touches the body, its index lists them too, as DVID's would.
+    """
+    if await reader.get(keys.HAS_STALE) is None:
+        return []
+    found: list[int] = keys.pairs(await reader.keys(*keys.STALE.range_of(body)))[:, 1].tolist()
+    return found
+
+
 # ------------------------------------------------------------------ changing
 
 
@@ -127,6 +138,8 @@ class Forest:
         self._has_fixed: bool | None = None
         self._moved_in: dict[int, set[int]] = defaultdict(set)
         self._touched: set[int] = set()
+        #: Bodies and supervoxels that their indices go on to list.
+        self.left_stale: list[tuple[int, int]] = []
         #: How bodies changed, for readers that know them; others that changed are named in `flush`.
         self.operations: list[list[Any]] = []
 
@@ -336,15 +349,21 @@ class Forest:
         grown = sum((now is not None) - (before is not None) for before, now in self._fixed.values())
         if grown:
             put(keys.FIXED_COUNT, keys.number(await fixed_count(self._below) + grown))
-        await self._stage_turn()
+        renewed = [(body, label) for body in self._touched for label in await stale(self._below, body)]
+        for body, label in renewed:
+            delete(keys.STALE.key(body, label))
+        for body, label in self.left_stale:
+            put(keys.STALE.key(body, label), b"")
+            put(keys.HAS_STALE, b"")
+        await self._stage_turn(bool(renewed or self.left_stale))
 
-    async def _stage_turn(self) -> None:
+    async def _stage_turn(self, is_due: bool) -> None:
         maps = [[label, now] for label, (before, now) in self._maps.items() if before != now]
         fixed = [[label, now] for label, (before, now) in self._fixed.items() if before != now]
         groups = [
             [name, now.kind, now.of] for name, (before, now) in self._groups.items() if now and _moved(before, now)
         ]
-        if not (maps or fixed or groups):
+        if not (maps or fixed or groups or is_due):
             return
         value: dict[str, Any] = {}  # an empty turn: too much has changed
         if len(maps) + len(fixed) + len(groups) <= LONGEST_TURN:

@@ -162,7 +162,7 @@ async def _known(snapshot: Snapshot, body: int) -> _Known:
     if known is not None:
         known = await _followed(snapshot, body, known, folded, end, mark)
     if known is None:
-        chosen = await members(snapshot, body)
+        chosen = np.union1d(await members(snapshot, body), np.array(await groups.stale(snapshot, body), np.uint64))
         known = _Known(folded, end, mark, chosen, await counts(snapshot, chosen))
     snapshot.remember(memo, "entries", known, known.members.nbytes + known.entries.nbytes)
     return known
@@ -237,6 +237,11 @@ async def bodies(snapshot: Snapshot, first: int, limit: int) -> tuple[U64, U64]:
             rows = deltas.latest([rows, *waiting])
             rows = rows[rows.voxels > 0]
         owners = (await mapping.load_groups(snapshot)).apply(rows.supervoxels)
+        if await snapshot.get(keys.HAS_STALE) is not None:
+            left = keys.pairs(await snapshot.keys(*keys.STALE.all()))
+            again = [rows[rows.supervoxels == label] for label in left[:, 1]]
+            owners = np.concatenate([owners, np.repeat(left[:, 0], [len(part) for part in again])])
+            rows = Counts.joined([rows, *again])
         unique, inverse = np.unique(owners, return_inverse=True)
         sizes = np.zeros(len(unique), np.uint64)
         np.add.at(sizes, inverse, rows.voxels.astype(np.uint64))

@@ -8,6 +8,7 @@ group/{group}{kind}{of}{n}      a group of n supervoxels; kind 0: `of` is its bo
 child/{group}{kind}{member}     members of a group: supervoxels (kind 0) and groups (kind 1)
 root/{body}{group}              the group that is the whole body
 fixed/{supervoxel}{body}        a posted mapping that says something else than the groups
+stale/{body}{supervoxel}        an index that was not posted anew still lists what another index has taken over
 head/{body}                     who changed a body last
 turn/{number}                   what one edit changed of the mapping, for readers that know the one before
 state/...                       extents, largest label, number of the last turn, range of deltas
@@ -28,11 +29,15 @@ U64 = npt.NDArray[np.uint64]
 MAPPING_MARK = b"state/mapping"
 #: How many posted mappings differ from the groups, eight bytes; absent if there never was one.
 FIXED_COUNT = b"state/fixed"
+#: Whether any index is stale; absent before the first.
+HAS_STALE = b"state/stale"
 #: The range of deltas (first, behind the last) and the number of their rows.
 DELTAS = b"state/deltas"
 MAX_LABEL = b"state/max-label"
 
-_SV, _MAP, _GROUP, _CHILD, _ROOT, _FIXED = b"sv/", b"map/", b"group/", b"child/", b"root/", b"fixed/"
+_SV, _MAP, _GROUP, _CHILD, _ROOT, _FIXED, _STALE = (
+    *(b"sv/", b"map/", b"group/", b"child/", b"root/", b"fixed/", b"stale/"),
+)
 _SV_LENGTH = len(_SV) + 8 + 12 + 4
 #: The largest scale that a URL can name.
 MAX_SCALE = 255
@@ -148,6 +153,7 @@ class Pairs:
 MAP = Pairs(_MAP)
 ROOT = Pairs(_ROOT)
 FIXED = Pairs(_FIXED)
+STALE = Pairs(_STALE)
 
 
 def pairs(keys: list[bytes]) -> U64:

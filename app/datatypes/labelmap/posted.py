@@ -24,6 +24,7 @@ async def put_indices(mutation: Mutation, messages: Sequence[LabelIndex], seed: 
         return
     forest = Forest(mutation, seed)
     messages = list({message.label: message for message in messages}.values())
+    replaced = {message.label for message in messages}
     posted = _each_once([_entries(message) for message in messages])
     labels = np.unique(np.concatenate([entries.supervoxels for entries in posted]))
     await forest.prefetch(labels.tolist())
@@ -35,6 +36,10 @@ async def put_indices(mutation: Mutation, messages: Sequence[LabelIndex], seed: 
         gone = [label for label in present if label not in listed]
         if gone:
             parts.insert(0, _erased(await index.counts(mutation, np.array(gone, np.uint64))))
+        for label in listed:
+            owner = await forest.body_of(label)
+            if owner not in (0, body) and owner not in replaced and await index.has_voxels(mutation, label):
+                forest.left_stale.append((owner, label))
         shown = {label: await forest.shown(label) for label in [*gone, *listed]}
         await forest.put_in(body, [label for label in listed if await forest.body_of(label) != body])
         for label in gone:

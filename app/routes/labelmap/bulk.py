@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from app.core.errors import Absent, Invalid
 from app.datatypes.config import Config
-from app.datatypes.labelmap import changed_settings, counters, deltas, index, mapping, posted
+from app.datatypes.labelmap import changed_settings, counters, deltas, groups, index, mapping, posted
 from app.formats.dvid_pb2 import LabelIndex, LabelIndices, MappingOps
 from app.routes import answers
 from app.routes.endpoint import Parameter, endpoint
@@ -190,7 +190,7 @@ async def get_mapping(request: Request) -> Response:
         for place, label in enumerate(labels.tolist()):
             if found[place] != label:
                 continue
-            is_own = await index.body_of(snapshot, label) == label
+            is_own = await index.body_of(snapshot, label) == label or label in await groups.stale(snapshot, label)
             if not (is_own and (is_fixed[place] or await index.has_voxels(snapshot, label))):
                 found[place] = 0
     return answers.json(found)
