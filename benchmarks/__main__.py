@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--admin", default=os.environ.get("DVID_ADMIN_TOKEN"), metavar="TOKEN", help="to create repos")
     run.add_argument("--volume", type=Path, metavar="PATH.npz", help="arrays `labels` and perhaps `em`, axes z, y, x")
     run.add_argument("--note", default="", metavar="TEXT", help="label of this run, such as 'fsync'")
+    run.add_argument("--pid", type=int, metavar="PID", help="the server's process: tells its CPU time per request")
     compare = commands.add_parser("compare", help="set results side by side; the last file is the base")
     compare.add_argument("files", nargs="+", type=Path, metavar="FILE.json")
     options = parser.parse_args(arguments)
@@ -62,7 +63,9 @@ def _run(options: argparse.Namespace) -> int:
     print(report.preamble(run), flush=True)
     for name in options.only or WORKLOADS:
         print(f"  {name} …", file=sys.stderr, flush=True)
-        run["results"][name] = measure(WORKLOADS[name], server, volume, options.seconds, options.connections)
+        run["results"][name] = measure(
+            WORKLOADS[name], server, volume, options.seconds, options.connections, options.pid
+        )
         if options.json:
             options.json.write_text(json.dumps(run, indent=1) + "\n")
     print(report.run_table(run))

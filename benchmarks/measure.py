@@ -3,50 +3,77 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.client import Outcome, Server, Unanswered, drive
+from benchmarks.client import Outcome, Request, Server, Unanswered, drive
+from benchmarks.processes import cpu_seconds
 from benchmarks.volumes import Volume
 from benchmarks.workloads import Bench, Check, Reading, Round, Workload, Wrong
 
 Result = dict[str, Any]
 
 
-def measure(workload: Workload, server: Server, volume: Volume, seconds: float, connections: int) -> Result:
-    """Prepare, check and time a workload; what goes wrong is part of the result."""
+def measure(
+    workload: Workload, server: Server, volume: Volume, seconds: float, connections: int, pid: int | None = None
+) -> Result:
+    """Prepare, check and time a workload; what goes wrong is part of the result. `pid` is the server's process."""
     started = time.perf_counter()
     result: Result = {"required": workload.required}
     try:
         bench = Bench(server, volume, connections, workload.name)
+        load = Load(bench, pid)
         plan = workload.plan(bench)
         if isinstance(plan, Reading):
-            result |= _read(plan, bench, seconds, started)
+            result |= _read(plan, load, seconds, started)
         else:
-            result |= _ingest(plan, bench, seconds, started)
+            result |= _ingest(plan, load, seconds, started)
     except (Unanswered, Wrong) as error:
         return result | {"check": f"not run: {error}", "rate": 0.0, "errors": 1}
     return result | {"notes": bench.notes}
 
 
-def _read(plan: Reading, bench: Bench, seconds: float, started: float) -> Result:
+class Load:
+    """Sends requests, and knows what the server's processes took for them."""
+
+    def __init__(self, bench: Bench, pid: int | None) -> None:
+        self._bench = bench
+        self._pid = pid
+        self.server_cpu: float | None = None if pid is None else 0.0
+
+    def drive(self, requests: Sequence[Request], seconds: float | None = None) -> Outcome:
+        before = 0.0 if self._pid is None else cpu_seconds(self._pid)
+        outcome = drive(self._bench.server.target, requests, self._bench.connections, seconds)
+        if self._pid is not None and self.server_cpu is not None:
+            self.server_cpu += cpu_seconds(self._pid) - before
+        return outcome
+
+    def summary(self, outcome: Outcome) -> Result:
+        result = _summary(outcome)
+        if self.server_cpu is not None and outcome.answered:
+            result["server_us"] = self.server_cpu / outcome.answered * 1e6
+            result["client_us"] = outcome.cpu / outcome.answered * 1e6
+        return result
+
+
+def _read(plan: Reading, load: Load, seconds: float, started: float) -> Result:
     check = _verdict(plan.check)
     setup = time.perf_counter() - started
-    outcome = drive(bench.server.target, plan.requests, bench.connections, seconds)
-    result = _summary(outcome) | {"check": check, "setup_seconds": setup, "distinct": len(set(plan.requests))}
+    outcome = load.drive(plan.requests, seconds)
+    result = load.summary(outcome) | {"check": check, "setup_seconds": setup, "distinct": len(set(plan.requests))}
     if outcome.first_pass and result["distinct"] == len(plan.requests):
         result["first_pass_rate"] = len(plan.requests) / outcome.first_pass
     return result | {"unit": "requests/s", "rate": result["requests_per_second"]}
 
 
-def _ingest(rounds: Iterator[Round], bench: Bench, seconds: float, started: float) -> Result:
+def _ingest(rounds: Iterator[Round], load: Load, seconds: float, started: float) -> Result:
     """Post whole volumes into fresh instances until the time is over, but at least one."""
     total, check, amount, settling, rounds_done, setup = Outcome(), "ok", 0.0, 0.0, 0, 0.0
     for current in rounds:
         setup = setup or time.perf_counter() - started
-        outcome = drive(bench.server.target, current.requests, bench.connections)
+        outcome = load.drive(current.requests)
         total.add(outcome)
         amount += current.amount * outcome.answered / len(current.requests)
         since = time.perf_counter()
@@ -58,7 +85,7 @@ def _ingest(rounds: Iterator[Round], bench: Bench, seconds: float, started: floa
             check = _verdict(current.check)
         if total.elapsed >= seconds or outcome.failed:
             break
-    result = _summary(total) | {"check": check, "setup_seconds": setup, "rounds": rounds_done}
+    result = load.summary(total) | {"check": check, "setup_seconds": setup, "rounds": rounds_done}
     if current.settle and total.elapsed:
         result["settled_rate"] = amount / (total.elapsed + settling)
     return result | {"unit": current.unit, "rate": amount / total.elapsed if total.elapsed else 0.0}

@@ -60,6 +60,8 @@ def run_table(run: Run) -> str:
 _EXTRAS = {
     "first_pass_rate": "requests/s while every request was new",
     "settled_rate": "voxels/s until the label index was complete as well",
+    "server_us": "µs of the server's CPU for each request",
+    "client_us": "µs of the client's",
 }
 
 

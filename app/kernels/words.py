@@ -101,6 +101,22 @@ def get64_big(data: U8, at: Int) -> np.uint64:
 
 
 @njit(nogil=True, cache=True)
+def get64_big_inside(data: U8, at: Int) -> np.uint64:
+    """Read a big-endian uint64 all of whose bytes are known to be there."""
+    p = np.uint64(at)
+    return (
+        np.uint64(data[p + np.uint64(7)])
+        | (np.uint64(data[p + np.uint64(6)]) << np.uint64(8))
+        | (np.uint64(data[p + np.uint64(5)]) << np.uint64(16))
+        | (np.uint64(data[p + np.uint64(4)]) << np.uint64(24))
+        | (np.uint64(data[p + np.uint64(3)]) << np.uint64(32))
+        | (np.uint64(data[p + np.uint64(2)]) << np.uint64(40))
+        | (np.uint64(data[p + np.uint64(1)]) << np.uint64(48))
+        | (np.uint64(data[p]) << np.uint64(56))
+    )
+
+
+@njit(nogil=True, cache=True)
 def put16(data: U8, at: Int, value: Int) -> None:
     """Write a little-endian uint16."""
     p = np.uint64(at)

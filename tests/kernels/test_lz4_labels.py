@@ -77,6 +77,24 @@ def test_boxes_of_blocks(seed: int, density: float, absent: float, deep: bool) -
         np.testing.assert_array_equal(expand(data, size), part)
 
 
+@pytest.mark.parametrize("start", [0, 5])
+@pytest.mark.parametrize("row", [16, 8188, 8189, 8190, 8191, 9000])
+def test_rows_about_as_long_as_a_match_can_reach(row: int, start: int) -> None:
+    volume = synthetic(row, (16, 32, 9 * 1024), 0.01)
+    volume[:, 1::3] = volume[:, :-1:3]
+    blocks, grid = grid_of(volume, (16, 16, 1024))
+    data = lz4_labels.compress_blocks(blocks, grid, (16, 16, 1024), (1, 2, start), (7, 23, row))
+    np.testing.assert_array_equal(expand(data, (7, 23, row)), volume[1:8, 2:25, start : start + row])
+
+
+def test_the_time_goes_with_boundaries() -> None:
+    """A box of one label is one match however large: no voxel of it is looked at."""
+    blocks, grid = grid_of(np.full((16, 64, 512), 7, np.uint64), (16, 16, 128))
+    data = lz4_labels.compress_blocks(blocks, grid, (16, 16, 128), (0, 0, 0), (16, 64, 512))
+    np.testing.assert_array_equal(expand(data, (16, 64, 512)), 7)
+    assert data.size < 8 * 16 * 64 * 512 / 250
+
+
 def test_real_boxes_are_small() -> None:
     labels = np.load(real("connectomics-512.npz"))["labels"]
     volume = labels[100:228, 200:328, 300:428].astype(np.uint64)
