@@ -168,6 +168,7 @@ class OrderedMap:
             await self.store.guard(transaction.commit_async())
         finally:
             transaction.abort()
+            self.store.changed()
 
     async def branch_from(self, other: OrderedMap) -> None:
         """Start this map as a copy of another: one small manifest, create-only, so racing branches agree."""

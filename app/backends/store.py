@@ -93,6 +93,7 @@ class Store:
         self.context = ts.Context(self._context())
         self._kvstores: dict[str, ts.KvStore] = {}
         self._files: dict[str, tuple[tuple[int, int, int], bytes]] = {}
+        self._this_turn: dict[str, bytes] = {}
 
     @property
     def is_remote(self) -> bool:
@@ -157,8 +158,16 @@ class Store:
     async def read(self, path: str) -> bytes | None:
         """The bytes of one object as they are now, or None."""
         if self.scheme == "file":  # a plain read is ten times cheaper than a round through TensorStore's threads
+            name = self.prefix + path
+            if name in self._this_turn:
+                return self._this_turn[name]
             try:
-                return self._read_file(self.prefix + path)
+                value = self._read_file(name)
+                # Requests that came in the same turn of the event loop may see the same: each was under way already.
+                if not self._this_turn:
+                    asyncio.get_running_loop().call_soon(self._this_turn.clear)
+                self._this_turn[name] = value
+                return value
             except (FileNotFoundError, NotADirectoryError):
                 return None
             except OSError as error:
@@ -186,6 +195,10 @@ class Store:
             self._files[name] = (status.st_ino, status.st_mtime_ns, status.st_size), value
         return value
 
+    def changed(self) -> None:
+        """Say that objects may have been written: what was read in this turn of the event loop may be old."""
+        self._this_turn.clear()
+
     async def create(self, path: str, value: bytes) -> bool:
         """Write an object that must not exist yet; False if it did (whoever made it)."""
         root = await self.folder("")
@@ -193,7 +206,10 @@ class Store:
         if present.state == "value":
             return False
         # A lost reply looks like a lost race, and both leave the object in place.
-        stamp = await self.guard(root.write(path, value, if_equal=present.stamp.generation))
+        try:
+            stamp = await self.guard(root.write(path, value, if_equal=present.stamp.generation))
+        finally:
+            self.changed()
         return bool(stamp.generation)
 
     async def remove(self, path: str) -> AsyncIterator[int]:

@@ -195,7 +195,8 @@ def _matches(
                 p = np.uint64(_MARGIN + row + i)
                 v, after, third, fourth = buf[p], buf[p + np.uint64(1)], buf[p + np.uint64(2)], buf[p + np.uint64(3)]
                 floor = np.uint64(_MARGIN if above else _MARGIN + row)
-                best, most = 0, 0
+                best = 0
+                most: Int = 0
                 for n in range(near.size):  # how many of four voxels agree is told without a branch
                     q = p - np.uint64(near[n])
                     alike = np.int64(after == buf[q + np.uint64(1)]) * (

@@ -14,6 +14,8 @@ from app.core.errors import Invalid
 from app.core.work import Workers
 from app.formats.compression import GzipStream
 
+#: The ASGI extension by which our own protocol takes a whole answer: a function of status, headers and body.
+WHOLE = "dvid.whole"
 OCTETS = "application/octet-stream"
 ACCEPT_RANGES = {"Accept-Ranges": "bytes"}
 #: Larger answers are sent while they are made, in pieces of about this size.
@@ -23,9 +25,23 @@ _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})")
 _REFUSED = re.compile(r";\s*q=0(\.0*)?\s*$")
 
 
+class Whole(Response):
+    """An answer whose bytes are at hand: made several times quicker than a `Response` that has to look at its own."""
+
+    def __init__(self, body: bytes | memoryview, media: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
+        self.status_code = 200
+        self.background = None
+        self.body = body
+        self.raw_headers = [(b"content-length", b"%d" % len(body))]
+        if media:
+            self.raw_headers.append((b"content-type", media))
+        if headers:
+            self.raw_headers += [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
+
+
 def json(value: Any) -> Response:
     """A JSON answer."""
-    return Response(orjson.dumps(value), media_type="application/json")
+    return Whole(orjson.dumps(value), b"application/json")
 
 
 def spaced_json(text: str) -> Response:
@@ -35,7 +51,7 @@ def spaced_json(text: str) -> Response:
 
 def octets(body: bytes | memoryview, headers: Mapping[str, str] | None = None) -> Response:
     """Plain bytes."""
-    return Response(body, media_type=OCTETS, headers=dict(headers) if headers else None)
+    return Whole(body, b"application/octet-stream", headers)
 
 
 def voxels(body: bytes | memoryview) -> Response:
@@ -52,7 +68,7 @@ def text(body: str, status: int = 200) -> Response:
 
 def empty() -> Response:
     """What a successful write answers."""
-    return Response(b"")
+    return Whole(b"")
 
 
 def attachment(name: str) -> str:

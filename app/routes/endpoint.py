@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Literal
 
 from starlette.responses import Response
@@ -72,6 +74,15 @@ class Endpoint:
     throttled: bool | Callable[[Mapping[str, str]], bool]
     #: POST on the same path does the same: for clients whose load balancer drops the body of a GET.
     twin: bool
+
+    @cached_property
+    def defaults(self) -> Mapping[str, Any]:
+        """The parameters of a request that gives none."""
+        return MappingProxyType(self.parse({}))
+
+    def parse(self, given: Mapping[str, str]) -> Mapping[str, Any]:
+        """The parameters of a request, by name; `Invalid` if one is not what it should be."""
+        return {parameter.name: parameter.parse(given.get(parameter.name)) for parameter in self.query}
 
     @property
     def help(self) -> str:

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from app.core.errors import Busy, DvidError, NeedsAdmin, NotAllowed
 from app.core.work import Workers
 from app.routes import errors
+from app.routes.answers import WHOLE
 from app.routes.endpoint import Endpoint
 from app.routes.request import Request
 from app.routes.router import Routes, split, values
@@ -110,6 +111,10 @@ class Service:
             logger.exception("%s %s failed", method, scope["path"])
             response = Response(f"internal error ({scope['path']}).\n", 500, media_type="text/plain")
         self._add_cors(scope, response)
+        if type(response).__call__ is Response.__call__ and response.background is None:
+            whole = scope.get("extensions", {}).get(WHOLE)
+            if whole is not None and whole(response.status_code, response.raw_headers, response.body):
+                return
         await response(scope, receive, send)
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
@@ -153,9 +158,7 @@ class Service:
             repo, node = await self.datastore.repos.resolve(request.path["version"])
             request.bind(repo, node)
         self._check(request, described)
-        request.query = {
-            parameter.name: parameter.parse(raw_query.get(parameter.name)) for parameter in described.query
-        }
+        request.query = described.parse(raw_query) if raw_query else described.defaults
         if raw_query.get("throttle") in ("true", "on") and described.is_throttled(request.path):
             return await self._throttled(request, described)
         response = await described.handler(request)
@@ -165,8 +168,9 @@ class Service:
 
     def _check(self, request: Request, described: Endpoint) -> None:
         """Refuse what the endpoint's description and the server's mode do not allow."""
-        token = request.raw_query.get("admintoken", "").encode()
-        request.is_admin = bool(self._admin_token) and hmac.compare_digest(token, self._admin_token)
+        token = request.raw_query.get("admintoken")
+        if token and self._admin_token:
+            request.is_admin = hmac.compare_digest(token.encode(), self._admin_token)
         if described.admin and not request.is_admin:
             raise NeedsAdmin("only an administrator may do this: give the right admintoken")
         if described.writes and not request.is_admin:
