@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from typing import Any
 
 #: What an entry costs beside its bytes: the key's object, the dictionary, the links of the order.
 ENTRY_BYTES = 400
+
+
+logger = logging.getLogger(__name__)
 
 
 class _Entry:
@@ -48,7 +52,8 @@ class Cache:
 
     def put(self, scope: int, key: bytes, facet: Any, value: Any, size_bytes: int) -> None:
         """Remember a facet, forgetting the least recently used entries when there is no room."""
-        if size_bytes > self._limit // 4:
+        if size_bytes > self._limit // 2:
+            logger.warning("%d bytes are too many to remember: cache_bytes is only %d", size_bytes, self._limit)
             return  # one giant must not drive out everything else
         place = scope, key
         entry = self._entries.get(place)

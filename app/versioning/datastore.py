@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from app.backends.catalog import Catalog
 from app.backends.store import Store, StoreOptions
@@ -130,8 +130,8 @@ class Datastore:
                 raise Invalid(f"data is assigned to the store {name!r}, which is not configured")
         self._trees = {"": Trees(store, self.cache)}
         self._unversioned: dict[str, Line] = {}
-        #: Per instance, the largest label that the catalog is known to have seen.
-        self.known_labels: dict[str, int] = {}
+        #: What datatypes keep for as long as this process lives, under names of their own.
+        self.kept: dict[str, Any] = {}
 
     def trees(self, name: str) -> Trees:
         """The trees of a configured store; the empty name is the repos' own."""

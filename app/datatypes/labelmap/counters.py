@@ -6,11 +6,13 @@ branches: they come from one document of the catalog, which every label beyond i
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from app.backends.catalog import NEW, Change
-from app.core.errors import Conflict, Invalid
+from app.core.errors import Conflict, DvidError, Invalid
 from app.datatypes.labelmap import keys
 from app.versioning.datastore import Data
 from app.versioning.snapshot import Reader
@@ -62,36 +64,79 @@ async def load(data: Data) -> Counters:
 
 async def see(data: Data, label: int) -> None:
     """Make sure that no label up to this one is handed out as new."""
-    known = data.datastore.known_labels
-    if label <= known.get(data.instance.uuid, 0):
+    known, name = data.datastore.kept, f"label-seen/{data.instance.uuid}"
+    if label <= known.get(name, 0):
         return
 
     def raised(counters: Counters) -> Counters:
         return replace(counters, largest=max(counters.largest, label))
 
     await _change(data, raised)
-    known[data.instance.uuid] = max(label, known.get(data.instance.uuid, 0))
+    known[name] = max(label, known.get(name, 0))
 
 
 async def give(data: Data, count: int) -> tuple[int, int]:
     """Reserve `count` new ids: the first and the last of them."""
     if count < 1:
         raise Invalid("the number of new labels must be at least 1")
-    given = (0, 0)
+    desk: _Desk = data.datastore.kept.setdefault(f"label-desk/{data.instance.uuid}", _Desk())
+    return await desk.give(data, count)
+
+
+class _Desk:
+    """Where the requests of this process get ids of one instance: those that wait together share one change."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[int, asyncio.Future[tuple[int, int]]]] = []
+        self._clerk: asyncio.Task[None] | None = None
+
+    async def give(self, data: Data, count: int) -> tuple[int, int]:
+        answer: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((count, answer))
+        if self._clerk is None or self._clerk.done():
+            self._clerk = asyncio.create_task(self._work(data))
+        return await answer
+
+    async def _work(self, data: Data) -> None:
+        while self._waiting:
+            served, self._waiting = self._waiting, []
+            try:
+                outcomes = await _give_all(data, [count for count, _ in served])
+            except DvidError as error:
+                outcomes = [error] * len(served)
+            for (_, answer), outcome in zip(served, outcomes, strict=True):
+                if answer.done():
+                    continue
+                if isinstance(outcome, DvidError):
+                    answer.set_exception(outcome)
+                else:
+                    answer.set_result(outcome)
+
+
+async def _give_all(data: Data, counts: list[int]) -> list[tuple[int, int] | DvidError]:
+    """Reserve ids for several requests in their order: what each gets, or why it gets none."""
+    outcomes: list[tuple[int, int] | DvidError] = []
 
     def taken(counters: Counters) -> Counters:
-        nonlocal given
-        first = counters.next_label
-        last = first + count - 1
-        if last >= LIMIT or (counters.ceiling and counters.last_given and last > counters.ceiling):
-            raise Invalid(f"{count} new labels from {first} on exceed the highest one allowed")
-        given = first, last
-        if counters.last_given:
-            return replace(counters, last_given=last)
-        return replace(counters, largest=last)
+        outcomes.clear()
+        for count in counts:
+            counters, outcome = _taken(counters, count)
+            outcomes.append(outcome)
+        return counters
 
     await _change(data, taken)
-    return given
+    return outcomes
+
+
+def _taken(counters: Counters, count: int) -> tuple[Counters, tuple[int, int] | DvidError]:
+    """The counters after `count` ids were given, and these; or why they cannot be."""
+    first = counters.next_label
+    last = first + count - 1
+    if last >= LIMIT or (counters.ceiling and counters.last_given and last > counters.ceiling):
+        return counters, Invalid(f"{count} new labels from {first} on exceed the highest one allowed")
+    if counters.last_given:
+        return replace(counters, last_given=last), (first, last)
+    return replace(counters, largest=last), (first, last)
 
 
 async def set_next(data: Data, label: int, ceiling: int | None) -> Counters:
@@ -110,7 +155,7 @@ async def set_next(data: Data, label: int, ceiling: int | None) -> Counters:
 
 async def _change(data: Data, change: Callable[[Counters], Counters]) -> Counters:
     catalog, path = data.datastore.catalog, _path(data)
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         (document,) = await catalog.get([path])
         present = Counters() if document is None else Counters(**document.data)
         changed = change(present)
@@ -119,6 +164,7 @@ async def _change(data: Data, change: Callable[[Counters], Counters]) -> Counter
         try:
             await catalog.commit([Change(path, vars(changed), NEW if document is None else document.revision)])
         except Conflict:
+            await asyncio.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 6)))
             continue
         return changed
     raise Conflict("the label counters are too busy")
