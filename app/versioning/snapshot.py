@@ -199,7 +199,9 @@ class Overlay:
 
     def recall(self, key: bytes, facet: Any) -> Any:
         """What the process remembers of the snapshot below, unless this mutation has changed it."""
-        return None if key in self.writes or self._is_removed(key) else self._below.recall(key, facet)
+        if key in self.writes or key in self.copies or self._is_removed(key):
+            return None
+        return self._below.recall(key, facet)
 
     def absorb(self, above: Overlay) -> None:
         """Take over what a successful mutation staged on top of this overlay."""

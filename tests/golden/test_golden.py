@@ -29,15 +29,12 @@ COVERED = [
 
 _BLOBS = "the blob store is not built yet"
 _TYPES = "needs datatypes that are not built yet"
-_LABELS = "labels of two versions are not joined by supervoxel yet"
 _REFUSED = "a version merge with conflicts is refused; DVID makes it, and the keys in conflict are gone"
 #: What does not pass yet, and why.
 WAITING = {
     "annotation/label-sync-legacy.json": _TYPES,
     "imageblk/versions.json": "an administrator's write to a locked version does not reach children that have a tree",
     "labelmap/mutate-split-supervoxel.json": _BLOBS,
-    "labelmap/version-merge.json": _LABELS,
-    "labelmap/version-resolve.json": _LABELS,
     "labelmap/read-pseudocolor-isotropic.json": "DVID's rescaled label slices overflow; ours repeat the nearest label",
     "server/info.json": _TYPES,
     "versions/commit-note-log.json": _TYPES,

@@ -8,7 +8,7 @@ from app.core.errors import Invalid
 from app.datatypes import voxels
 from app.datatypes.config import Config
 from app.datatypes.datatype import Datatype
-from app.datatypes.labelmap import counters, history
+from app.datatypes.labelmap import counters, history, merging
 from app.versioning.datastore import Data
 from app.versioning.snapshot import Snapshot
 
@@ -61,4 +61,5 @@ DATATYPE = Datatype(
     has_extents=True,
     has_tags=True,
     syncs=frozenset(),
+    merge=merging.merge,
 )

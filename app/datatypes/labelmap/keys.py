@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from app.core.geometry import MAX_COORDINATE, Triple, block_key
+from app.core.geometry import MAX_COORDINATE, Triple, block_key, parse_block_key
 
 U64 = npt.NDArray[np.uint64]
 
@@ -35,10 +35,10 @@ HAS_STALE = b"state/stale"
 DELTAS = b"state/deltas"
 MAX_LABEL = b"state/max-label"
 
-_SV, _MAP, _GROUP, _CHILD, _ROOT, _FIXED, _STALE = (
-    *(b"sv/", b"map/", b"group/", b"child/", b"root/", b"fixed/", b"stale/"),
-)
-_SV_LENGTH = len(_SV) + 8 + 12 + 4
+SV, DELTA, HEAD = b"sv/", b"delta/", b"head/"
+_BLOCK, _TURN = b"block/", b"turn/"
+_MAP, _GROUP, _CHILD, _ROOT, _FIXED, _STALE = b"map/", b"group/", b"child/", b"root/", b"fixed/", b"stale/"
+_SV_LENGTH = len(SV) + 8 + 12 + 4
 #: The largest scale that a URL can name.
 MAX_SCALE = 255
 
@@ -50,7 +50,28 @@ def number(label: int) -> bytes:
 
 def block(scale: int, zyx: Triple) -> bytes:
     """The key of a block."""
-    return b"block/" + bytes([scale]) + block_key(zyx)
+    return _BLOCK + bytes([scale]) + block_key(zyx)
+
+
+def parse_block(key: bytes) -> tuple[int, Triple] | None:
+    """The scale and the place of a block by its key; None for another key."""
+    return (key[len(_BLOCK)], parse_block_key(key[len(_BLOCK) + 1 :])) if key.startswith(_BLOCK) else None
+
+
+def is_of_index(key: bytes) -> bool:
+    """Whether a key belongs to the index of scale 0."""
+    return key.startswith((SV, DELTA)) or key == DELTAS
+
+
+def is_stale(key: bytes) -> bool:
+    """Whether a key says that an index is stale, or that any is."""
+    return key.startswith(_STALE) or key == HAS_STALE
+
+
+def is_of_mapping(key: bytes) -> bool:
+    """Whether a key belongs to the groups and the mapping."""
+    tables = (_MAP, _GROUP, _CHILD, _ROOT, _FIXED, _STALE, _TURN)
+    return key.startswith(tables) or key in (MAPPING_MARK, FIXED_COUNT, HAS_STALE)
 
 
 def supervoxel(label: int) -> tuple[bytes, bytes]:
@@ -60,7 +81,7 @@ def supervoxel(label: int) -> tuple[bytes, bytes]:
 
 def supervoxels(first: int, last: int) -> tuple[bytes, bytes]:
     """The range of the index keys of supervoxels from first to last, both included."""
-    return _SV + number(first), _SV + number(last) + b"\xff" * 17
+    return SV + number(first), SV + number(last) + b"\xff" * 17
 
 
 class Counts:
@@ -77,7 +98,7 @@ class Counts:
         if not keys:
             return Counts(np.empty(0, np.uint64), np.empty((0, 3), np.int64), np.empty(0, np.uint32))
         rows = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, _SV_LENGTH)
-        start = len(_SV)
+        start = len(SV)
         coordinates = [_column(rows, start + 8 + 4 * axis, ">u4").astype(np.int64) for axis in range(3)]
         return Counts(
             _column(rows, start, ">u8").astype(np.uint64),
@@ -116,8 +137,8 @@ class Counts:
         """The keys of `sv/` that stand for the entries."""
         places = (self.blocks + MAX_COORDINATE).astype(">u4")
         rows = np.empty((len(self), _SV_LENGTH), np.uint8)
-        start = len(_SV)
-        rows[:, :start] = np.frombuffer(_SV, np.uint8)
+        start = len(SV)
+        rows[:, :start] = np.frombuffer(SV, np.uint8)
         rows[:, start : start + 8] = self.supervoxels.astype(">u8").view(np.uint8).reshape(-1, 8)
         rows[:, start + 8 : start + 20] = np.ascontiguousarray(places).view(np.uint8).reshape(-1, 12)
         rows[:, start + 20 :] = self.voxels.astype(">u4").view(np.uint8).reshape(-1, 4)
@@ -207,14 +228,14 @@ def last_numbers(keys: list[bytes]) -> U64:
 
 def head(body: int) -> bytes:
     """Who changed a body last."""
-    return b"head/" + number(body)
+    return HEAD + number(body)
 
 
 def turn(count: int) -> bytes:
     """What one edit changed of the mapping."""
-    return b"turn/" + number(count)
+    return _TURN + number(count)
 
 
 def delta(count: int) -> bytes:
     """Some changes of the index."""
-    return b"delta/" + number(count)
+    return DELTA + number(count)
