@@ -173,3 +173,134 @@ def test_parents_must_be_several_locked_versions_of_one_repo(
         assert answer.status_code == 400, parents
         assert answer.text.strip()
     assert merge(client, sides, note=5).status_code == 400
+
+
+def annotate(client: httpx.Client, version: str, body: int, **fields: object) -> None:
+    path = f"/api/node/{version}/nj/key/{body}?u=me"
+    client.post(path, json={"bodyid": body, **fields}).raise_for_status()
+
+
+def test_annotations_of_bodies_are_joined_by_field(
+    client: httpx.Client, root: str, diverge: Callable[..., Parents]
+) -> None:
+    make_instance(client, root, "neuronjson", "nj")
+    annotate(client, root, 1, type="r", status="r", group=5)
+    annotate(client, root, 2, type="r")
+
+    def left(version: str) -> None:
+        annotate(client, version, 1, type="left", group=None)
+        annotate(client, version, 3, type="left")
+
+    def right(version: str) -> None:
+        annotate(client, version, 1, status="right", note="n")
+        annotate(client, version, 3, status="right")
+        client.delete(f"/api/node/{version}/nj/key/2").raise_for_status()
+
+    sides = diverge(left, right)
+    child = child_of(merge(client, sides))
+    node = f"/api/node/{child}/nj"
+    found = client.get(f"{node}/key/1?show=user").json()
+    signed = {"type_user": "me", "status_user": "me", "group_user": "me", "note_user": "me"}
+    assert found == {"bodyid": 1, "type": "left", "status": "right", "note": "n", **signed}
+    assert client.get(f"{node}/key/3").json() == {"bodyid": 3, "type": "left", "status": "right"}
+    assert client.get(f"{node}/keys").json() == ["1", "3"]
+    assert [each["bodyid"] for each in client.post(f"{node}/query", json={"type": "left"}).json()] == [1, 3]
+    annotate(client, child, 1, type="after")
+    assert client.get(f"{node}/key/1").json()["type"] == "after"
+
+
+def test_annotations_of_bodies_in_conflict(client: httpx.Client, root: str, diverge: Callable[..., Parents]) -> None:
+    make_instance(client, root, "neuronjson", "nj")
+    annotate(client, root, 1, type="r", same="r")
+    annotate(client, root, 2, type="r")
+
+    def left(version: str) -> None:
+        annotate(client, version, 1, type="left", same="s")
+        client.delete(f"/api/node/{version}/nj/key/2").raise_for_status()
+
+    def right(version: str) -> None:
+        annotate(client, version, 1, type="right", same="s", own=1)
+        annotate(client, version, 2, type="right")
+
+    sides = diverge(left, right)
+    answer = merge(client, sides)
+    assert answer.status_code == 400
+    assert "nj: body 1: field 'type'\n" in answer.text
+    assert "nj: body 2: changed and deleted\n" in answer.text
+    assert "2 conflicts" in answer.text
+    child = child_of(client.post(f"/api/repo/{root}/resolve", json={"data": ["nj"], "parents": sides}))
+    assert client.get(f"/api/node/{child}/nj/key/1").json() == {"bodyid": 1, "type": "left", "same": "s", "own": 1}
+    assert client.get(f"/api/node/{child}/nj/key/2").status_code == 404
+
+
+def element(x: int, kind: str = "Note", **more: object) -> dict[str, object]:
+    return {"Pos": [x, 5, 5], "Kind": kind, "Tags": [f"t{x}"], "Prop": {}, "Rels": [], **more}
+
+
+def post_elements(client: httpx.Client, version: str, *elements: dict[str, object]) -> None:
+    client.post(f"/api/node/{version}/notes/elements", json=list(elements)).raise_for_status()
+
+
+def positions(client: httpx.Client, node: str, path: str) -> list[int]:
+    return sorted(each["Pos"][0] for each in client.get(f"{node}/notes/{path}").json() or [])
+
+
+def test_elements_are_joined_one_by_one(client: httpx.Client, root: str, diverge: Callable[..., Parents]) -> None:
+    make_instance(client, root, "labelmap", "seg", BlockSize="32,32,32")
+    make_instance(client, root, "annotation", "notes")
+    client.post(f"/api/node/{root}/notes/sync", json={"sync": "seg"}).raise_for_status()
+
+    def paint(version: str, x: int, label: int) -> None:
+        body = np.full((32, 32, 32), label, "<u8").tobytes()
+        path = f"/api/node/{version}/seg/raw/0_1_2/32_32_32/{x}_0_0?mutate=true"
+        client.post(path, content=body).raise_for_status()
+
+    for x in (0, 32, 64, 96):
+        paint(root, x, 1)
+    post_elements(client, root, element(1), element(2), element(3), element(33), element(65), element(97))
+
+    def left(version: str) -> None:
+        post_elements(client, version, element(4), element(2, "PreSyn"))
+        client.delete(f"/api/node/{version}/notes/element/33_5_5").raise_for_status()
+        paint(version, 64, 2)
+
+    def right(version: str) -> None:
+        client.delete(f"/api/node/{version}/notes/element/1_5_5").raise_for_status()
+        post_elements(client, version, element(5, "PostSyn"), element(66))
+        paint(version, 96, 3)
+
+    sides = diverge(left, right)
+    for parents in (sides, sides[::-1]):
+        node = f"/api/node/{child_of(merge(client, parents))}"
+        assert positions(client, node, "elements/128_32_32/0_0_0") == [2, 3, 4, 5, 65, 66, 97]
+        assert positions(client, node, "label/1") == [2, 3, 4, 5]
+        assert positions(client, node, "label/2") == [65, 66]
+        assert positions(client, node, "label/3") == [97]
+        for tag, found in (("t1", []), ("t5", [5]), ("t2", [2]), ("t33", []), ("t66", [66])):
+            assert positions(client, node, f"tag/{tag}") == found
+        kinds = {each["Pos"][0]: each["Kind"] for each in client.get(f"{node}/notes/elements/32_32_32/0_0_0").json()}
+        assert kinds == {2: "PreSyn", 3: "Note", 4: "Note", 5: "PostSyn"}
+        post_elements(client, node.split("/")[-1], element(98))
+        assert positions(client, node, "label/3") == [97, 98]
+        assert positions(client, node, "label/2") == [65, 66]
+
+
+def test_elements_in_conflict(client: httpx.Client, root: str, diverge: Callable[..., Parents]) -> None:
+    make_instance(client, root, "annotation", "notes")
+    post_elements(client, root, element(1), element(2), element(3))
+
+    def left(version: str) -> None:
+        post_elements(client, version, element(1, "Gap"), element(3, "Gap"))
+        client.delete(f"/api/node/{version}/notes/element/2_5_5").raise_for_status()
+
+    def right(version: str) -> None:
+        post_elements(client, version, element(1, "PreSyn"), element(2, "PreSyn"), element(3, "Gap"), element(4))
+
+    sides = diverge(left, right)
+    answer = merge(client, sides)
+    assert answer.status_code == 400
+    assert "notes: the element at [1, 5, 5]\n" in answer.text
+    assert "notes: the element at [2, 5, 5]\n" in answer.text
+    assert "2 conflicts" in answer.text
+    child = child_of(client.post(f"/api/repo/{root}/resolve", json={"data": ["notes"], "parents": sides}))
+    assert positions(client, f"/api/node/{child}", "elements/32_32_32/0_0_0") == [1, 3, 4]

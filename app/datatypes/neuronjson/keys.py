@@ -31,3 +31,13 @@ def body_of(key: bytes) -> int:
 def metadata(name: str) -> bytes:
     """Where a document about the annotations is."""
     return _METADATA + name.encode()
+
+
+def is_annotation(key: bytes) -> bool:
+    """Whether a key is that of an annotation."""
+    return key.startswith(_ANNOTATION)
+
+
+def name_of(key: bytes) -> str:
+    """The name of a document about the annotations."""
+    return key[len(_METADATA) :].decode()
