@@ -83,8 +83,6 @@ async def _bring(sides: Sides, target: Mapping, change: Change, conflicts: Confl
     if sides.settling is Settling.MARK:
         await forest.put_in(NOBODY, theirs.supervoxels[~done & in_conflict].tolist())
     await _bring_fixed(sides, forest, conflicts)
-    touched = np.unique(np.concatenate([theirs.sources, theirs.targets, now]))
-    forest.operations.append(["rebuild", *touched.tolist()])
     await forest.flush()
 
 

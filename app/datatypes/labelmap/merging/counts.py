@@ -91,5 +91,4 @@ async def _check_retired(sides: Sides, painted: list[U64], change: Change, confl
         forest = Forest(sides.target, await sides.data.mutation_id())
         for label in sorted(alive):
             await forest.revive(label)
-            forest.operations.append(["rebuild", label])
         await forest.flush()
