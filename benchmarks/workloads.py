@@ -16,6 +16,7 @@ from benchmarks.volumes import SLAB, Volume, flat
 
 CHUNK = 64
 POINTS = 1000
+ELEMENTS = 1000
 VALUE = 1024
 SETTLE_SECONDS = 180.0
 LABELMAP = {"typename": "labelmap", "BlockSize": "64,64,64", "IndexedLabels": "true", "MaxDownresLevel": "3"}
@@ -312,6 +313,80 @@ def _repos_info(bench: Bench) -> Plan:
     return Reading([bench.get("/api/repos/info")] * bench.connections, check)
 
 
+# ---------------------------------------------------------------- annotations
+
+
+def _synapses(bench: Bench, number: int) -> tuple[str, list[list[list[int]]], list[bytes]]:
+    """An annotation instance synced with loaded labels, the points of batches of synapses, and their JSON."""
+    labels = bench.load_labels()
+    data = bench.instance({"typename": "annotation"})
+    bench.server.post(f"{data}/sync", json.dumps({"sync": labels.rpartition("/")[2]}).encode())
+    batches = [bench.points(ELEMENTS) for _ in range(number)]
+    posts = []
+    for batch in batches:
+        elements = [
+            {
+                "Pos": point,
+                "Kind": "PostSyn" if index % 4 else "PreSyn",
+                "Tags": [],
+                "Prop": {"conf": f"0.{index:03d}", "user": "benchmark"},
+                "Rels": [{"Rel": "PostSynTo", "To": batch[index - 1]}],
+            }
+            for index, point in enumerate(batch)
+        ]
+        posts.append(json.dumps(elements).encode())
+    return data, batches, posts
+
+
+def _posts(bench: Bench, data: str, bodies: Sequence[bytes]) -> list[Request]:
+    return [bench.server.target.request("POST", f"{data}/elements", body) for body in bodies]
+
+
+def _annotation_post(bench: Bench) -> Plan:
+    data, batches, bodies = _synapses(bench, 256)
+
+    def check() -> None:
+        bench.server.post(f"{data}/elements", bodies[0])
+        x, y, z = batches[0][0]
+        found = json.loads(bench.server.get(f"{data}/elements/1_1_1/{x}_{y}_{z}"))
+        expect([x, y, z] in [element["Pos"] for element in found], f"element at {x}_{y}_{z}")
+
+    return Reading(_posts(bench, data, bodies), check)
+
+
+def _loaded_synapses(bench: Bench) -> tuple[str, set[tuple[int, ...]]]:
+    data, batches, bodies = _synapses(bench, 50)
+    bench.load(_posts(bench, data, bodies))
+    return data, {tuple(point) for batch in batches for point in batch}
+
+
+def _annotation_box(bench: Bench) -> Plan:
+    data, points = _loaded_synapses(bench)
+    paths = [f"{data}/elements/128_128_128/{x}_{y}_{z}" for x, y, z in bench.corners(128)]
+
+    def check() -> None:
+        low = [int(part) for part in paths[0].rpartition("/")[2].split("_")]
+        inside = {p for p in points if all(a <= b < a + 128 for a, b in zip(low, p, strict=True))}
+        expect({tuple(e["Pos"]) for e in json.loads(bench.server.get(paths[0]))} == inside, f"elements of {paths[0]}")
+
+    return Reading([bench.get(path) for path in paths], check)
+
+
+def _annotation_label(bench: Bench) -> Plan:
+    data, points = _loaded_synapses(bench)
+    owners: dict[int, set[tuple[int, ...]]] = {}
+    for x, y, z in points:
+        owners.setdefault(int(bench.volume.labels[z, y, x]), set()).add((x, y, z))
+    owners.pop(0, None)
+    labels = [list(owners)[index] for index in bench.rng.permutation(len(owners))]
+
+    def check() -> None:
+        found = {tuple(e["Pos"]) for e in json.loads(bench.server.get(f"{data}/label/{labels[0]}"))}
+        expect(found == owners[labels[0]], f"elements of label {labels[0]}")
+
+    return Reading([bench.get(f"{data}/label/{label}") for label in labels], check)
+
+
 @dataclass(frozen=True)
 class Workload:
     """A name, what it measures, and how much faster than DVID it has to be."""
@@ -334,6 +409,9 @@ WORKLOADS: dict[str, Workload] = {
         Workload("label-at-point", _label_at_point, 1),
         Workload("labels-1000-points", _labels_at_points, 10),
         Workload("label-ingest", _label_ingest, 5),
+        Workload("annotation-post", _annotation_post, 5),
+        Workload("annotation-box", _annotation_box, 1),
+        Workload("annotation-label", _annotation_label, 1),
         Workload("grey-64-octets", _grey_chunks("", lambda data: decode.raw_grey(data, CHUNK), 0), 1),
         Workload("grey-64-jpeg", _grey_chunks("/jpeg", decode.image, 4), 1.5),
         Workload("grey-slice-png", _grey_slices, 3),

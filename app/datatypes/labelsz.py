@@ -207,7 +207,7 @@ async def synced(data: Data, others: Sequence[Data], user: str, app: str, by_adm
     """Leave out what was there before, until a reload."""
     elements = await others[0].head()
     places = await blocks.all_places(elements)
-    rows = np.concatenate([blocks.NO_ROWS, *await blocks.fetch_rows(elements, places)])
+    rows = blocks.joined(await blocks.fetch_rows(elements, places))
     value = _encoded(rows["position"]) if len(rows) else None
     await _set_before(data, "sync", value, user, app, by_admin)
 

@@ -121,9 +121,14 @@ def decode(piece: bytes) -> Element:
     return _ELEMENT.decode(piece)
 
 
+def tags_by_element(pieces: Sequence[bytes]) -> list[list[str]]:
+    """The tags of each stored element."""
+    return [element.tags for element in _TAGGED.decode(listed(pieces))]
+
+
 def tags_of(pieces: Sequence[bytes]) -> set[str]:
     """All tags of stored elements."""
-    return {tag for element in _TAGGED.decode(listed(pieces)) for tag in element.tags}
+    return {tag for tags in tags_by_element(pieces) for tag in tags}
 
 
 def have_tag(json: bytes, tag: str) -> npt.NDArray[np.bool_]:

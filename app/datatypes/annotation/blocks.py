@@ -29,8 +29,13 @@ Rows = npt.NDArray[np.void]
 ROW = np.dtype(
     [("position", "<i4", 3), ("kind", "u1"), ("length", "<u4"), ("bare", "<u4"), ("supervoxel", "<u8")], align=False
 )
-_MOST_BYTES = 1 << 31
 NO_ROWS = np.empty(0, ROW)
+
+
+def joined(parts: Iterable[Rows]) -> Rows:
+    """Rows after one another: numpy's own way compares the fields of every part."""
+    rows: Rows = np.frombuffer(bytearray().join(part.tobytes() for part in parts), ROW)
+    return rows
 
 
 class Text:
@@ -83,17 +88,16 @@ class Block:
         return int(found[0]) if len(found) else None
 
 
-EMPTY = Block(NO_ROWS, Text(b"[]"))
+_NO_TEXT = Text(b"[]")
+EMPTY = Block(NO_ROWS, _NO_TEXT)
 
 
 def prepare(elements: Sequence[Element]) -> tuple[Rows, list[bytes]]:
     """Rows and JSON of elements; of several at one position the last one stays."""
+    last = {element.pos: index for index, element in enumerate(elements)}
+    if len(last) < len(elements):
+        elements = [elements[index] for index in sorted(last.values())]
     positions = element_json.positions(elements)
-    if len(elements) > 1:
-        last = {position: index for index, position in enumerate(map(bytes, positions))}
-        if len(last) < len(elements):
-            chosen = sorted(last.values())
-            elements, positions = [elements[index] for index in chosen], positions[chosen]
     pieces = list(map(element_json.encode, elements))
     return make_rows(positions, [element_json.KIND_CODES[element.kind] for element in elements], pieces), pieces
 
@@ -128,18 +132,29 @@ async def fetch_rows(reader: Reader, zyxs: Sequence[Triple]) -> list[Rows]:
 async def fetch(reader: Reader, zyxs: Sequence[Triple]) -> list[Block]:
     """Blocks in the order asked; those without elements are empty."""
     rows = await fetch_rows(reader, zyxs)
-    texts: list[Text | None] = [None] * len(rows)
+    texts = await _fetch_texts(reader, zyxs, rows)
+    return [Block(row, text) for row, text in zip(rows, texts, strict=True)]
+
+
+async def _fetch_texts(reader: Reader, zyxs: Sequence[Triple], rows: Sequence[Rows]) -> list[Text]:
     names = [keys.block(zyx) for zyx in zyxs]
-    if isinstance(reader, Snapshot):
-        texts = [reader.recall(name, "text") for name in names]
-    absent = [index for index, text in enumerate(texts) if text is None and len(rows[index])]
+    texts: list[Text] = [reader.recall(name, "text") or _NO_TEXT for name in names]
+    absent = [index for index, text in enumerate(texts) if text is _NO_TEXT and len(rows[index])]
     values = await reader.get_many([names[index] for index in absent])
     for index, value in zip(absent, values, strict=True):
         assert value is not None
-        text = texts[index] = Text(compression.ungzip(value, _MOST_BYTES))
+        text = texts[index] = Text(_unpack(value))
         if isinstance(reader, Snapshot):
             reader.remember(names[index], "text", text, 2 * len(text.json) + 90 * len(rows[index]))
-    return [EMPTY if text is None else Block(row, text) for row, text in zip(rows, texts, strict=True)]
+    return texts
+
+
+def _pack(json: bytes) -> bytes:
+    return compression.lz4(json, sized=True)
+
+
+def _unpack(value: bytes) -> bytes:
+    return compression.unlz4(memoryview(value)[4:], int.from_bytes(value[:4], "little"))
 
 
 async def all_places(reader: Reader) -> list[Triple]:
@@ -172,26 +187,37 @@ _FEW_PLACES = 64
 # ------------------------------------------------------------------ writing
 
 
-def put(mutation: Mutation, zyx: Triple, old: Block, rows: Rows, pieces: Sequence[bytes], fresh: Iterable[int]) -> None:
-    """Replace a block's elements and what is found by them: `fresh` are the rows that are not as they were in `old`.
-
-    Elements of `old` at no position of `rows` are gone.
-    """
+def put(mutation: Mutation, zyx: Triple, old: Block, rows: Rows, pieces: Sequence[bytes]) -> None:
+    """Replace a block's elements and what it is found by."""
     if len(rows):
-        mutation.put(keys.block(zyx), compression.gzip(element_json.listed(pieces)))
+        mutation.put(keys.block(zyx), _pack(element_json.listed(pieces)))
         mutation.put(keys.rows(zyx), rows.tobytes())
     else:
         mutation.delete(keys.block(zyx))
         mutation.delete(keys.rows(zyx))
-    fresh = list(fresh)
-    is_growing = len(rows) - len(fresh) == len(old.rows)
-    new_tags = element_json.tags_of([pieces[index] for index in fresh] if is_growing else pieces)
-    old_tags = set() if is_growing else element_json.tags_of(old.pieces)
+    old_tags, new_tags = element_json.tags_of(old.pieces), element_json.tags_of(pieces)
     for tag in old_tags - new_tags:
         mutation.delete(keys.tagged(tag, zyx))
     for tag in new_tags - old_tags:
         mutation.put(keys.tagged(tag, zyx), b"")
     put_supervoxels(mutation, zyx, old.rows["supervoxel"], rows["supervoxel"])
+
+
+async def grow(mutation: Mutation, growing: Sequence[tuple[Triple, Rows, Rows, Sequence[bytes]]]) -> None:
+    """Add elements to blocks: for each the block, its rows, the rows and JSON of what is added at other positions."""
+    zyxs, old_rows = [zyx for zyx, _, _, _ in growing], [old for _, old, _, _ in growing]
+    texts = await _fetch_texts(mutation, zyxs, old_rows)
+    for (zyx, old, new, pieces), text in zip(growing, texts, strict=True):
+        added = b",".join(pieces)
+        json = b"%s,%s]" % (text.json[:-1], added) if len(old) else b"[%s]" % added
+        mutation.put(keys.block(zyx), _pack(json))
+        mutation.put(keys.rows(zyx), old.tobytes() + new.tobytes())
+        for label in set(new["supervoxel"].tolist()).difference(old["supervoxel"].tolist(), (0,)):
+            mutation.put(keys.supervoxel(label, zyx), b"")
+    owners = [zyx for zyx, _, _, pieces in growing for _ in pieces]
+    tags = element_json.tags_by_element([piece for _, _, _, pieces in growing for piece in pieces])
+    for tag, zyx in {(tag, zyx) for listed, zyx in zip(tags, owners, strict=True) for tag in listed}:
+        mutation.put(keys.tagged(tag, zyx), b"")
 
 
 def put_supervoxels(mutation: Mutation, zyx: Triple, old: U64, new: U64) -> None:

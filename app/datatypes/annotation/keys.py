@@ -1,6 +1,6 @@
 """Keys of an annotation instance's tree. Integers are big-endian, so that their order is numeric.
 
-block/{z}{y}{x}             gzip of the JSON list of a block's elements: the master copy
+block/{z}{y}{x}             JSON list of a block's elements, as LZ4 after its size (uint32): the master copy
 rows/{z}{y}{x}              for each of them in the same order what `blocks.ROW` says, its supervoxel included
 tag/{tag}\\0{z}{y}{x}        the block has an element with the tag; no value
 sv/{supervoxel}{z}{y}{x}    the block has an element in the supervoxel; no value

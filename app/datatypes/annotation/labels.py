@@ -141,7 +141,7 @@ async def _moved(reader: Reader, labels: Labels, shape: Triple, since: bytes | N
     for start in range(0, len(places), _BLOCKS):
         part = places[start : start + _BLOCKS]
         rows = await blocks.fetch_rows(reader, part)
-        supervoxels = await labels.supervoxels(np.concatenate(rows)["position"].astype(np.int64))
+        supervoxels = await labels.supervoxels(blocks.joined(rows)["position"].astype(np.int64))
         ends = np.cumsum([len(row) for row in rows])[:-1]
         for place, row, now in zip(part, rows, np.split(supervoxels, ends), strict=True):
             if len(row):

@@ -51,8 +51,8 @@ async def _join_blocks(sides: Sides, places: Sequence[Triple]) -> list[str]:
     for zyx, was, ours, theirs in zip(places, *fetched, strict=True):
         joined, found = _join(_elements(was), _elements(ours), _elements(theirs), sides.settling)
         conflicts += found
-        rows = np.concatenate([blocks.NO_ROWS, *[row for row, _ in joined.values()]])
-        blocks.put(sides.target, zyx, ours, rows, [piece for _, piece in joined.values()], range(len(rows)))
+        rows = blocks.joined(row for row, _ in joined.values())
+        blocks.put(sides.target, zyx, ours, rows, [piece for _, piece in joined.values()])
     return conflicts
 
 

@@ -124,23 +124,23 @@ async def rows_in_label(data: Data, snapshot: Snapshot, now: Labels, label: int)
     view = await labels.view(data, snapshot, now)
     members = await now.members(label)
     wanted = np.array(members, np.uint64)
-    found = [blocks.NO_ROWS]
+    found: list[Rows] = []
     places = await view.places(members)
     for zyx, rows in zip(places, await blocks.fetch_rows(snapshot, places), strict=True):
         found.append(rows[np.isin(view.corrected(zyx, rows), wanted)])
-    return np.concatenate(found)
+    return blocks.joined(found)
 
 
 async def all_rows(snapshot: Snapshot, view: View) -> Rows:
     """The rows of all elements, with their supervoxels as the view knows them."""
     places = await blocks.all_places(snapshot)
-    found = [blocks.NO_ROWS]
+    found: list[Rows] = []
     for zyx, rows in zip(places, await blocks.fetch_rows(snapshot, places), strict=True):
         if zyx in view.moved:
             rows = rows.copy()
             rows["supervoxel"] = view.moved[zyx]
         found.append(rows)
-    return np.concatenate(found)
+    return blocks.joined(found)
 
 
 async def _listed(data: Data, snapshot: Snapshot, chosen: Sequence[tuple[Block, Bools]], relations: Relations) -> bytes:

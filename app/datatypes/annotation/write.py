@@ -85,23 +85,50 @@ async def _apply(data: Data, mutation: Mutation, rows: Rows, pieces: Sequence[by
     """Put elements where they belong, in the place of those at the same positions; without JSON: remove those."""
     grid = await labels.grid(data, mutation)
     groups = blocks.grouped(rows["position"], grid)
-    present = await blocks.fetch(mutation, [zyx for zyx, _ in groups])
-    for (zyx, chosen), old in zip(groups, present, strict=True):
-        places = _places(old.rows, rows[chosen], grid)
-        is_there = np.array([pieces[index] is not None for index in chosen.tolist()])
-        added, replaced = is_there & (places < 0), is_there & (places >= 0)
-        new_rows = np.concatenate([old.rows, rows[chosen[added]]])
-        new_rows[places[replaced]] = rows[chosen[replaced]]
-        new_pieces = [*old.pieces, *[pieces[index] for index in chosen[added].tolist()]]
-        for place, index in zip(places[replaced].tolist(), chosen[replaced].tolist(), strict=True):
-            new_pieces[place] = pieces[index]
-        fresh = [*places[replaced].tolist(), *range(len(old.rows), len(new_rows))]
-        gone = places[~is_there & (places >= 0)]
-        if len(gone):
-            kept = np.setdiff1d(np.arange(len(new_rows)), gone)
-            new_rows, new_pieces = new_rows[kept], [new_pieces[index] for index in kept.tolist()]
-            fresh = list(range(len(new_rows)))
-        blocks.put(mutation, zyx, old, new_rows, new_pieces, fresh)
+    present = await blocks.fetch_rows(mutation, [zyx for zyx, _ in groups])
+    growing: list[tuple[Triple, Rows, Rows, list[bytes]]] = []
+    for (zyx, chosen), old, is_met in zip(groups, present, _meeting(groups, present, rows, grid), strict=True):
+        new_pieces = [pieces[index] for index in chosen.tolist()]
+        if is_met or None in new_pieces:
+            await _mix(mutation, zyx, rows[chosen], new_pieces, grid)
+        else:
+            growing.append((zyx, old, rows[chosen], new_pieces))
+    await blocks.grow(mutation, growing)
+
+
+def _meeting(
+    groups: Sequence[tuple[Triple, npt.NDArray[np.int64]]], present: Sequence[Rows], rows: Rows, grid: Triple
+) -> list[bool]:
+    """For each block whether new rows meet old ones at the same positions."""
+    if not groups:
+        return []
+    side = grid[0] * grid[1] * grid[2]
+    old = np.repeat(np.arange(len(present)), list(map(len, present))) * side
+    old += _within(blocks.joined(present)["position"], grid)
+    order = np.concatenate([chosen for _, chosen in groups])
+    counts = [len(chosen) for _, chosen in groups]
+    new = np.repeat(np.arange(len(groups)), counts) * side + _within(rows["position"][order], grid)
+    starts = np.cumsum(counts, dtype=np.int64) - counts
+    old = np.append(np.sort(old, kind="stable"), -1)
+    is_met = old[np.searchsorted(old[:-1], new)] == new
+    met: list[bool] = (np.add.reduceat(is_met, starts) > 0).tolist()
+    return met
+
+
+async def _mix(mutation: Mutation, zyx: Triple, rows: Rows, pieces: Sequence[bytes | None], grid: Triple) -> None:
+    """The same in one block, where elements are replaced or removed."""
+    (old,) = await blocks.fetch(mutation, [zyx])
+    places = _places(old.rows, rows, grid)
+    is_there = np.array([piece is not None for piece in pieces])
+    added, replaced = is_there & (places < 0), is_there & (places >= 0)
+    new_rows = blocks.joined([old.rows, rows[added]])
+    new_rows[places[replaced]] = rows[replaced]
+    new_pieces = [*old.pieces, *[pieces[index] for index in np.flatnonzero(added).tolist()]]
+    for place, index in zip(places[replaced].tolist(), np.flatnonzero(replaced).tolist(), strict=True):
+        new_pieces[place] = pieces[index]
+    kept = np.setdiff1d(np.arange(len(new_rows)), places[~is_there])
+    kept_pieces = [piece for piece in (new_pieces[index] for index in kept.tolist()) if piece is not None]
+    blocks.put(mutation, zyx, old, new_rows[kept], kept_pieces)
 
 
 def _places(old: Rows, new: Rows, grid: Triple) -> npt.NDArray[np.int64]:
@@ -122,20 +149,28 @@ def _within(positions: I32, grid: Triple) -> npt.NDArray[np.int64]:
 
 async def post_blocks(writer: Writer, given: Mapping[Triple, Sequence[Element]], workers: Workers) -> None:
     """Replace all elements of blocks z, y, x."""
-    ready = {zyx: await _prepared(writer, elements, workers) for zyx, elements in given.items()}
+    everything = [element for elements in given.values() for element in elements]
+    rows, pieces, then = await _prepared(writer, everything, workers)
 
     async def change(mutation: Mutation, now: Labels | None) -> None:
-        grid = np.array(await labels.grid(writer.data, mutation), np.int64)
-        present = await blocks.fetch(mutation, list(ready))
-        for (zyx, (rows, pieces, then)), old in zip(ready.items(), present, strict=True):
-            if (rows["position"][:, ::-1] // grid != zyx).any():
-                z, y, x = zyx
-                raise Invalid(f"block {x},{y},{z} is given an element that lies in another block")
-            await _confirm(rows, then, now)
-            blocks.put(mutation, zyx, old, rows, pieces, range(len(rows)))
+        grid = await labels.grid(writer.data, mutation)
+        _check_places(given, grid)
+        await _confirm(rows, then, now)
+        present = await blocks.fetch(mutation, list(given))
+        fresh = dict(blocks.grouped(rows["position"], grid))
+        for zyx, old in zip(given, present, strict=True):
+            chosen = fresh.get(zyx, np.empty(0, np.int64))
+            blocks.put(mutation, zyx, old, rows[chosen], [pieces[index] for index in chosen.tolist()])
 
-    elements = sum(len(rows) for rows, _, _ in ready.values())
-    await writer.mutate("blocks-post", {"Blocks": len(ready), "Elements": elements}, change)
+    await writer.mutate("blocks-post", {"Blocks": len(given), "Elements": len(rows)}, change)
+
+
+def _check_places(given: Mapping[Triple, Sequence[Element]], grid: Triple) -> None:
+    """Refuse elements in blocks where they do not lie."""
+    for (z, y, x), elements in given.items():
+        places = element_json.positions(elements)[:, ::-1] // np.array(grid)
+        if (places != (z, y, x)).any():
+            raise Invalid(f"block {x},{y},{z} is given an element that lies in another block")
 
 
 async def delete(writer: Writer, point: Triple) -> None:
@@ -238,10 +273,10 @@ async def _regrid(mutation: Mutation, shape: Triple) -> None:
     """Cut the elements into blocks of another shape z, y, x."""
     places = await blocks.all_places(mutation)
     present = await blocks.fetch(mutation, places)
-    rows = np.concatenate([blocks.NO_ROWS, *[block.rows for block in present]])
+    rows = blocks.joined(block.rows for block in present)
     pieces = [piece for block in present for piece in block.pieces]
     for zyx, block in zip(places, present, strict=True):
-        blocks.put(mutation, zyx, block, blocks.NO_ROWS, [], ())
+        blocks.put(mutation, zyx, block, blocks.NO_ROWS, [])
     mutation.put(keys.GRID, np.array(shape, "<i4").tobytes())
     for zyx, chosen in blocks.grouped(rows["position"], shape):
-        blocks.put(mutation, zyx, blocks.EMPTY, rows[chosen], [pieces[i] for i in chosen.tolist()], range(len(chosen)))
+        blocks.put(mutation, zyx, blocks.EMPTY, rows[chosen], [pieces[index] for index in chosen.tolist()])
