@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks import decode
+from benchmarks import decode, encode
 from benchmarks.client import Request, Server, Unanswered, drive
 from benchmarks.volumes import SLAB, Volume, flat
 
@@ -18,6 +18,10 @@ CHUNK = 64
 POINTS = 1000
 ELEMENTS = 1000
 VALUE = 1024
+DEPTH = 30
+NEURONS = 2000
+MANY_NEURONS = 200_000
+CLASSES = ("visual", "ascending", "descending", "intrinsic", "motor", "sensory")
 SETTLE_SECONDS = 180.0
 LABELMAP = {"typename": "labelmap", "BlockSize": "64,64,64", "IndexedLabels": "true", "MaxDownresLevel": "3"}
 GREY = {"typename": "uint8blk", "BlockSize": "64,64,64"}
@@ -117,11 +121,11 @@ class Bench:
         self.load(self.grey_slabs(data))
         return data
 
-    def load(self, requests: Sequence[Request]) -> None:
+    def load(self, requests: Sequence[Request], settle: float = 0.5) -> None:
         outcome = drive(self.server.target, requests, self.connections)
         if outcome.failed:
             raise Unanswered(f"loading failed: {outcome.errors.most_common(1)[0][0]}")
-        time.sleep(0.5)  # let the server finish what it does on the side
+        time.sleep(settle)  # let the server finish what it does on the side
 
     def settled(self, data: str) -> bool:
         """Wait until the label index counts every voxel; DVID answers a POST before it does."""
@@ -300,6 +304,146 @@ def _keyvalue_post(bench: Bench) -> Plan:
     return Reading(posts, check)
 
 
+def _deep_keyvalue(bench: Bench) -> tuple[str, dict[str, bytes]]:
+    """Return the youngest of a chain of versions, each of which wrote some keys, and what it holds."""
+    data = bench.instance({"typename": "keyvalue"})
+    name = data.rpartition("/")[2]
+    version, held = bench.root, {}
+    for depth in range(DEPTH):
+        if depth:
+            bench.server.post(f"/api/node/{version}/commit", b"{}")
+            version = json.loads(bench.server.post(f"/api/node/{version}/newversion", b"{}"))["child"]
+        posts = []
+        for number in bench.rng.permutation(50 * DEPTH)[:100].tolist():
+            key, value = f"key-{number:06d}", bench.rng.bytes(VALUE)
+            held[key] = value
+            posts.append(bench.server.target.request("POST", f"/api/node/{version}/{name}/key/{key}", value))
+        bench.load(posts, settle=0.0)
+    return f"/api/node/{version}/{name}", held
+
+
+def _deep_get(bench: Bench) -> Plan:
+    data, held = _deep_keyvalue(bench)
+    keys = list(held)
+
+    def check() -> None:
+        for key in keys[:5]:
+            expect(bench.server.get(f"{data}/key/{key}") == held[key], f"value of {key}")
+
+    return Reading([bench.get(f"{data}/key/{key}") for key in keys], check)
+
+
+def _deep_keys(bench: Bench) -> Plan:
+    data, held = _deep_keyvalue(bench)
+
+    def check() -> None:
+        expect(json.loads(bench.server.get(f"{data}/keys")) == sorted(held), "all keys")
+
+    return Reading([bench.get(f"{data}/keys")] * bench.connections, check)
+
+
+def _neuron(bench: Bench, body: int) -> dict[str, object]:
+    """Return an annotation as those of a fly's brain are."""
+    kind = int(bench.rng.integers(0, 5000))
+    return {
+        "bodyid": body,
+        "type": f"T{kind}",
+        "instance": f"T{kind}_{'LR'[body % 2]}",
+        "class": CLASSES[kind % len(CLASSES)],
+        "status": "Traced" if body % 3 else "Roughly traced",
+        "hemilineage": f"{kind % 40:02d}A",
+        "position": bench.rng.integers(0, 40_000, 3).tolist(),
+        "pre": kind * 3,
+        "description": "seen in both hemispheres, checked twice",
+    }
+
+
+def _neurons(bench: Bench, count: int) -> tuple[str, list[dict[str, object]]]:
+    """Load annotations and return where, and what they are, in order of their bodies."""
+    data = bench.instance({"typename": "neuronjson"})
+    found = [_neuron(bench, 10_000 + 7 * number) for number in range(count)]
+    posts = []
+    for start in range(0, count, 500):
+        pairs = [(str(each["bodyid"]), json.dumps(each).encode()) for each in found[start : start + 500]]
+        posts.append(bench.server.target.request("POST", f"{data}/keyvalues?u=bench", encode.key_values(pairs)))
+    bench.load(posts)
+    return data, found
+
+
+def _neuron_post(bench: Bench) -> Plan:
+    data, found = _neurons(bench, NEURONS)
+    posts = []
+    for each in found:
+        body = json.dumps(
+            {"bodyid": each["bodyid"], "status": "Anchor", "note": int(bench.rng.integers(0, 99))}
+        ).encode()
+        posts.append(bench.server.target.request("POST", f"{data}/key/{each['bodyid']}?u=other", body))
+
+    def check() -> None:
+        body = found[0]["bodyid"]
+        bench.server.post(f"{data}/key/{body}?u=other", json.dumps({"bodyid": body, "status": "Checked"}).encode())
+        got = json.loads(bench.server.get(f"{data}/key/{body}?show=user&fields=status,type"))
+        right = {
+            "bodyid": body,
+            "status": "Checked",
+            "status_user": "other",
+            "type": found[0]["type"],
+            "type_user": "bench",
+        }
+        expect(got == right, f"annotation of {body}: {got}")
+
+    return Reading(posts, check)
+
+
+def _neuron_get(bench: Bench) -> Plan:
+    data, found = _neurons(bench, NEURONS)
+    order = [found[place] for place in bench.rng.permutation(len(found)).tolist()]
+
+    def check() -> None:
+        expect(json.loads(bench.server.get(f"{data}/key/{order[0]['bodyid']}")) == order[0], "one annotation")
+
+    return Reading([bench.get(f"{data}/key/{each['bodyid']}") for each in order], check)
+
+
+def _neuron_query(count: int) -> Callable[[Bench], Plan]:
+    """Plan to ask for types, by name and by pattern, together with another field."""
+
+    def plan(bench: Bench) -> Plan:
+        data, found = _neurons(bench, count)
+        kinds = [f"T{kind}" for kind in bench.rng.integers(0, 5000, 64).tolist()]
+        asked = [{"type": kind} for kind in kinds] + [
+            {"instance": f"re/^{kind}_L", "status": "Traced"} for kind in kinds
+        ]
+
+        def check() -> None:
+            got = json.loads(bench.server.get(f"{data}/query", json.dumps(asked[0]).encode()))
+            expect(got == [each for each in found if each["type"] == kinds[0]], f"query {asked[0]}")
+            got = json.loads(bench.server.get(f"{data}/query?onlyid=true", json.dumps(asked[-1]).encode()))
+            right = [
+                each["bodyid"]
+                for each in found
+                if str(each["instance"]).startswith(f"{kinds[-1]}_L") and each["status"] == "Traced"
+            ]
+            expect(got == right, f"query {asked[-1]}")
+
+        return Reading([bench.get(f"{data}/query", json.dumps(query).encode()) for query in asked], check)
+
+    return plan
+
+
+def _neuron_all(count: int) -> Callable[[Bench], Plan]:
+    def plan(bench: Bench) -> Plan:
+        data, found = _neurons(bench, count)
+
+        def check() -> None:
+            got = sorted(json.loads(bench.server.get(f"{data}/all")), key=lambda each: int(each["bodyid"]))
+            expect(got == found, "all annotations")
+
+        return Reading([bench.get(f"{data}/all")] * bench.connections, check)
+
+    return plan
+
+
 def _repos_info(bench: Bench) -> Plan:
     for settings in (LABELMAP, GREY, {"typename": "keyvalue"}, {"typename": "roi"}):
         bench.instance(settings)
@@ -402,6 +546,14 @@ WORKLOADS: dict[str, Workload] = {
         Workload("repos-info", _repos_info, 1),
         Workload("keyvalue-get", _keyvalue_get, 1),
         Workload("keyvalue-post", _keyvalue_post, 1),
+        Workload("keyvalue-deep-get", _deep_get, 1),
+        Workload("keyvalue-deep-keys", _deep_keys, 5),
+        Workload("neuron-post", _neuron_post, 1),
+        Workload("neuron-get", _neuron_get, 1),
+        Workload("neuron-query", _neuron_query(NEURONS), 1),
+        Workload("neuron-query-many", _neuron_query(MANY_NEURONS), 1),
+        Workload("neuron-all", _neuron_all(NEURONS), 1),
+        Workload("neuron-all-many", _neuron_all(MANY_NEURONS), 1),
         Workload("label-chunk-googlegzip", _chunks("?compression=googlegzip", decode.gzipped_segmentation, 64), 10),
         Workload("label-chunk-octets", _chunks("", decode.raw_labels, 64), 10),
         Workload("label-blocks-native", _native_blocks, 1),
