@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from app.datatypes import annotation, imageblk, keyvalue, labelmap, labelsz, neuronjson, roi, tarsupervoxels
 from app.datatypes.datatype import Datatype
+from app.versioning.datastore import Data
+from app.versioning.log import Record
 
 DATATYPES: Mapping[str, Datatype] = {
     datatype.name: datatype
@@ -20,3 +23,8 @@ DATATYPES: Mapping[str, Datatype] = {
         *imageblk.DATATYPES,
     ]
 }
+
+
+async def events(data: Data, record: Record) -> list[dict[str, Any]]:
+    """What goes out about a record of an instance's log, as DVID's messages in their order."""
+    return await DATATYPES[data.instance.typename].events(data, record)

@@ -37,6 +37,11 @@ async def logged(data: Data) -> list[dict[str, Any]]:
     return [message(record) for record in found if record.arguments]
 
 
+async def untold(_data: Data, _record: log.Record) -> list[dict[str, Any]]:
+    """Nothing goes out about what is done to such data."""
+    return []
+
+
 def timestamp(time: datetime) -> str:
     """A time as Go prints it: with a fraction and a numeric offset, as clients parse it."""
     return f"{time:%Y-%m-%d %H:%M:%S}.{time.microsecond:06d}000 +0000 UTC m=+0.000000000"
@@ -57,6 +62,11 @@ def message(record: log.Record, suffix: str = "") -> dict[str, Any]:
     if record.app:
         told["App"] = record.app
     return told
+
+
+def unsigned(told: dict[str, Any]) -> dict[str, Any]:
+    """A message that does not say who did it."""
+    return {name: value for name, value in told.items() if name not in ("MutationID", "User", "App")}
 
 
 def _key(key: bytes) -> str:
@@ -84,6 +94,8 @@ class Datatype:
     extended: Callable[[Data, Snapshot], Awaitable[dict[str, Any] | None]] = _nothing
     #: What was done to an instance at exactly one version, oldest first, as DVID's messages.
     messages: Callable[[Data], Awaitable[list[dict[str, Any]]]] = logged
+    #: What goes out about one record of the log, as DVID's messages in their order.
+    events: Callable[[Data, log.Record], Awaitable[list[dict[str, Any]]]] = untold
     has_extents: bool = False
     #: Whether the data are the same in all versions.
     is_shared: bool = False

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.core.errors import Invalid
 from app.datatypes import values
-from app.datatypes.datatype import Datatype, logged
+from app.datatypes.datatype import Datatype, logged, message, unsigned
 from app.datatypes.values import Large, Small
 from app.versioning.datastore import Data
 from app.versioning.log import Record
@@ -23,8 +23,11 @@ MAX_KEY_BYTES = 65_000
 
 async def _messages(data: Data) -> list[dict[str, Any]]:
     """The log of a version as DVID's messages, which do not say who wrote a key."""
-    unsaid = ("MutationID", "User", "App")
-    return [{name: value for name, value in told.items() if name not in unsaid} for told in await logged(data)]
+    return [unsigned(told) for told in await logged(data)]
+
+
+async def _events(_data: Data, record: Record) -> list[dict[str, Any]]:
+    return [unsigned(message(record))] if record.action in ("postkv", "delete") and record.arguments else []
 
 
 def _tree_key(key: str) -> bytes:
@@ -46,7 +49,12 @@ def _named(tree_key: bytes) -> str:
 
 
 DATATYPE = Datatype(
-    "keyvalue", version="0.2", has_tags=True, messages=_messages, merge=by_key(_named, same=values.is_same)
+    "keyvalue",
+    version="0.2",
+    has_tags=True,
+    messages=_messages,
+    events=_events,
+    merge=by_key(_named, same=values.is_same),
 )
 
 

@@ -136,6 +136,13 @@ async def records(snapshot: Snapshot, version: str) -> list[Record]:
     return [record for record in found if record.version == version]
 
 
+async def numbered(reader: Reader, first: int, last: int) -> list[tuple[int, Record]]:
+    """The records from one number to another, with their numbers, inherited ones too."""
+    numbers = range(first, last + 1)
+    values = await reader.get_many([key(number) for number in numbers])
+    return [(n, Record.decode(value)) for n, value in zip(numbers, values, strict=True) if value is not None]
+
+
 async def touched(reader: Reader, after: int, last: int) -> list[bytes]:
     """What the records after one number, up to and with another, have touched, oldest first."""
     first, end = ((number + 1).to_bytes(8, "big") for number in (after, last))

@@ -258,6 +258,8 @@ async def check_stored(scene: Scene) -> None:
 
 def check(scene: Scene) -> None:
     """What the log says is what was acknowledged, what was seen, and what there is now."""
+    if "://" in scene.store:
+        time.sleep(1.2)  # on a bucket the last commits of others may stay unseen for a second
     log = scene.client(0).ask("GET", "mutations").json()
     ids = [record["MutationID"] for record in log]
     assert len(set(ids)) == len(ids)
@@ -276,10 +278,7 @@ def check(scene: Scene) -> None:
     final = state(model.voxels, model.shown())
     for place in range(len(scene.servers)):
         client = scene.client(place)
-        deadline = time.monotonic() + 5  # on a bucket others' commits may stay unseen for a second
-        while client._look(int((sample() != 0).sum())) != final:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        assert client._look(int((sample() != 0).sum())) == final
         supervoxels = sorted(model.sizes())
         mapped = client.ask("GET", "mapping", json=supervoxels).json()
         assert mapped == [model.body_of(label) for label in supervoxels]
@@ -305,7 +304,7 @@ def run(store: str, *, servers: int, clients: int, count: int, kills: int = 0) -
             thread.join()
         if scene.failures:
             raise scene.failures[0]
-        assert len(scene.acknowledged) > servers * clients
+        assert len(scene.acknowledged) >= count, (scene.acknowledged, scene.refused)
         assert all(scene.seen)
         check(scene)
     finally:
@@ -318,7 +317,7 @@ def test_edits_through_several_servers(tmp_path: Path) -> None:
 
 
 def test_edits_through_several_servers_on_a_bucket(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    run(url_of("gcs", request, tmp_path), servers=2, clients=2, count=4)
+    run(url_of("gcs", request, tmp_path), servers=2, clients=2, count=5)
 
 
 def test_edits_while_a_server_is_killed(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ DATATYPE = Datatype(
     settings=settings,
     extended=extended,
     messages=history.messages,
+    events=history.events,
     has_extents=True,
     has_tags=True,
     syncs=frozenset(),

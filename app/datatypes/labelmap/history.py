@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from app.core.errors import DvidError, Invalid
-from app.datatypes.datatype import message
+from app.datatypes.datatype import message, unsigned
 from app.datatypes.labelmap import groups, index
 from app.versioning import log
 from app.versioning.datastore import Data
@@ -16,6 +16,8 @@ from app.versioning.log import Record
 
 #: Edits of bodies; other records (writes of voxels, indices, mappings) are not in DVID's mutation log.
 EDITS = frozenset(("merge", "cleave", "split-supervoxel", "split", "renumber"))
+#: What clients do to the counters of labels.
+COUNTERS = frozenset(("post-maxlabel", "post-nextlabel", "setnextlabel"))
 
 
 async def edits(data: Data) -> list[Record]:
@@ -26,13 +28,28 @@ async def edits(data: Data) -> list[Record]:
 
 async def messages(data: Data) -> list[dict[str, Any]]:
     """The edits made at exactly this version as DVID's messages, oldest first."""
-    found = []
-    for record in await edits(data):
-        told = message(record, "-complete")
-        if record.action == "cleave" and "RemainSize" not in told:
-            told["RemainSize"] = await _size_after(data, record)
-        found.append(told)
-    return found
+    return [await _complete(data, record) for record in await edits(data)]
+
+
+async def _complete(data: Data, record: Record) -> dict[str, Any]:
+    """DVID's message that an edit is done."""
+    told = message(record, "-complete")
+    if record.action == "cleave" and "RemainSize" not in told:
+        told["RemainSize"] = await _size_after(data, record)
+    return told
+
+
+async def events(data: Data, record: Record) -> list[dict[str, Any]]:
+    """What goes out about a record: for an edit that it began and that it is done, as DVID says both.
+
+    Both are told after the commit, so none begins that is not done; sizes are in the second only.
+    """
+    if record.action in COUNTERS:
+        return [unsigned(message(record))]
+    if record.action not in EDITS:
+        return []
+    started = {name: value for name, value in message(record).items() if not name.endswith("Size")}
+    return [started, await _complete(data, record)]
 
 
 async def _size_after(data: Data, record: Record) -> int | None:

@@ -10,6 +10,6 @@ Keys of the tree, numbers big-endian so that their order is numeric:
 from __future__ import annotations
 
 from app.datatypes.datatype import Datatype
-from app.datatypes.neuronjson import merging
+from app.datatypes.neuronjson import merging, writing
 
-DATATYPE = Datatype("neuronjson", version="0.1", has_tags=True, merge=merging.merge)
+DATATYPE = Datatype("neuronjson", version="0.1", has_tags=True, events=writing.events, merge=merging.merge)

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from app.core.errors import Invalid
+from app.datatypes.datatype import message, unsigned
 from app.datatypes.neuronjson import documents, keys, schemas
 from app.datatypes.neuronjson.documents import ID, TIME, USER, Document
 from app.versioning.datastore import Data
@@ -114,6 +115,17 @@ async def delete(data: Data, body: int, author: Author) -> None:
         mutation.record(record)
 
     await data.mutate(change, by_admin=author.by_admin)
+
+
+async def events(_data: Data, record: Record) -> list[dict[str, Any]]:
+    """What goes out about a record: a message for each annotation, as DVID writes them one by one."""
+    if record.action not in (POST, INGEST, DELETE):
+        return []
+    told = unsigned(message(record))
+    if "Keys" not in told:
+        return [told]
+    rest = {name: value for name, value in told.items() if name not in ("Keys", "Bytes")}
+    return [{**rest, "Key": key} for key in told["Keys"]]
 
 
 async def put_metadata(data: Data, name: str, value: bytes | None, author: Author) -> None:
