@@ -220,3 +220,26 @@ def test_large_lists_are_streamed_whole(client: httpx.Client, root: str) -> None
     assert {tuple(e["Pos"]) for e in box} == {tuple(e["Pos"]) for e in grid if e["Pos"][2] == 640}
     few = client.get(f"/api/node/{root}/syn/blocks/640_100000_1/0_-100_5").json()
     assert set(few) == {f"{x},{y},0" for x in range(10) for y in range(11)}
+
+
+def test_labels_written_on_both_sides_of_a_version_merge(client: httpx.Client, synced: str) -> None:
+    write(client, synced, [3, 4], x=32)
+    post(client, synced, element(0, 0, 0), element(20, 0, 0), element(32, 0, 0), element(60, 0, 0))
+    commit(client, synced)
+    left, right = branch(client, synced, "left"), branch(client, synced, "right")
+    write(client, left, [5, 2])
+    post(client, left, element(1, 0, 0), element(33, 0, 0))
+    write(client, right, [6, 4], x=32)
+    post(client, right, element(34, 0, 0), element(2, 0, 0))
+    client.post(f"/api/node/{right}/seg/merge", json=[4, 2]).raise_for_status()
+    for version in (left, right):
+        commit(client, version)
+    child = child_of(merge(client, [left, right]))
+    assert points(client, child, "syn/label/1") == set()
+    assert points(client, child, "syn/label/5") == {(0, 0, 0), (1, 0, 0), (2, 0, 0)}
+    assert points(client, child, "syn/label/6") == {(32, 0, 0), (33, 0, 0), (34, 0, 0)}
+    assert points(client, child, "syn/label/4") == {(20, 0, 0), (60, 0, 0)}
+    assert points(client, child, "syn/label/2") == set()
+    assert points(client, child, "syn/label/3") == set()
+    post(client, child, element(3, 0, 0))
+    assert points(client, child, "syn/label/5") == {(0, 0, 0), (1, 0, 0), (2, 0, 0), (3, 0, 0)}
