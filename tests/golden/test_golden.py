@@ -38,10 +38,8 @@ WAITING = {
     "labelmap/read-pseudocolor-isotropic.json": "DVID's rescaled label slices overflow; ours repeat the nearest label",
     "server/info.json": _TYPES,
     "versions/commit-note-log.json": _TYPES,
-    "versions/instances.json": _TYPES,
     "versions/merge-conflict-and-errors.json": _REFUSED,
     "versions/sync-tags-blobstore.json": _TYPES,
-    "versions/unversioned.json": _TYPES,
 }
 
 
