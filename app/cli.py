@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,6 @@ def run(settings: Settings, log_level: str = "warning") -> None:
     from app import serving
     from app.protocol import Protocol
 
-    os.environ[HANDED_SETTINGS] = settings.model_dump_json(exclude={"admin_token"})
     os.environ["DVID_ADMIN_TOKEN"] = settings.admin_token.get_secret_value()
     config = uvicorn.Config(
         "app.main:create_app",
@@ -106,7 +106,10 @@ def run(settings: Settings, log_level: str = "warning") -> None:
     )
     click.echo(f"DVID Cloud {app.__version__}: {settings.store} at http://{settings.host}:{settings.port}")
     sys.stdout.flush()
-    serving.serve(config)
+    with tempfile.TemporaryDirectory(prefix="dvid-cloud-", ignore_cleanup_errors=True) as folder:
+        handed = settings.model_copy(update={"shared": settings.shared or folder})
+        os.environ[HANDED_SETTINGS] = handed.model_dump_json(exclude={"admin_token"})
+        serving.serve(config)
 
 
 if __name__ == "__main__":

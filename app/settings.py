@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -58,12 +58,25 @@ class Settings(BaseSettings):
     allow_body_split: bool = Field(default=True, description="whether bodies may be split by voxels (POST split)")
     full_write: bool = Field(default=False, description="accept writes to locked versions from everybody")
 
+    block_list_file: str = Field(default="", description="a file of users and addresses that are not served")
+    allow_timing: bool = Field(default=False, description="let web pages of other origins see how long requests took")
+    web_client: str = Field(default="", description="a folder of files to serve where the API has nothing")
+    web_redirect_path: str = Field(default="", description="where to send requests for files that are not there")
+    web_default_file: str = Field(default="", description="the file of that folder for what is not there")
+    shared: str = Field(default="", description="a folder for the processes of one server; `serve` makes it itself")
+
     cache_bytes: int = Field(default=256 << 20, ge=0, description="memory for stored values and encoded answers")
     max_body_bytes: int = Field(default=3 << 30, gt=0, description="the largest request body")
     max_answer_bytes: int = Field(default=3 << 30, gt=0, description="the largest answer put together in memory")
     threads: int = Field(
         default=0, ge=0, description="threads for work on voxels in each process; 0: one for each core"
     )
+
+    @model_validator(mode="after")
+    def _has_one_mode(self) -> Settings:
+        if self.read_only and self.full_write:
+            raise ValueError("read_only and full_write exclude each other")
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -109,6 +109,17 @@ class OrderedMap:
                 return None if location is None else Node(location, version["root_height"])
         raise StoreUnavailable(f"generation {generation} of {self._manifest} is not among the newest")
 
+    async def figures(self) -> dict[str, int]:
+        """How much the newest generation holds: keys, bytes of nodes, bytes of values outside of nodes."""
+        folder = await self.store.folder(self._manifest)
+        manifest = await self.store.guard(ts.ocdbt.dump(folder, context=self.store.context))
+        counted = manifest["versions"][-1]["root"]["statistics"]
+        return {
+            "Keys": counted["num_keys"],
+            "NodeBytes": counted["num_tree_bytes"],
+            "ValueBytes": counted["num_indirect_value_bytes"],
+        }
+
     async def children(self, node: Node) -> list[Node]:
         """The nodes below one that is not a leaf, in order."""
         entries = await self._entries(node)
@@ -166,6 +177,7 @@ class OrderedMap:
                 # Staging is synchronous; the answers of one atomic transaction come with its commit.
                 staged.write(key, value)
             await self.store.guard(transaction.commit_async())
+            self.store.traffic.written(writes, writes.values())
         finally:
             transaction.abort()
             self.store.changed()
@@ -199,5 +211,8 @@ def _copy(source: ts.KvStore, target: ts.KvStore, key: bytes) -> Any:
 
 async def read_many(store: Store, kvstore: ts.KvStore, keys: Iterable[bytes]) -> list[bytes | None]:
     """The values of several keys of one snapshot, None where absent, read at once."""
+    keys = list(keys)
     answers = await store.guard(_all([kvstore.read(key) for key in keys]))
-    return [bytes(answer.value) if answer.state == "value" else None for answer in answers]
+    values = [bytes(answer.value) if answer.state == "value" else None for answer in answers]
+    store.traffic.read(keys, values)
+    return values

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import tensorstore as ts
 
+from app.backends.traffic import Traffic
 from app.core.errors import Conflict, DvidError, Invalid, StoreUnavailable
 
 T = TypeVar("T")
@@ -91,6 +92,7 @@ class Store:
         else:
             raise Invalid(f"store {url!r}: the scheme must be file, memory, gs or s3")
         self.context = ts.Context(self._context())
+        self.traffic = Traffic()
         self._kvstores: dict[str, ts.KvStore] = {}
         self._files: dict[str, tuple[tuple[int, int, int], bytes]] = {}
         self._this_turn: dict[str, bytes] = {}

@@ -70,6 +70,8 @@ class Endpoint:
     media: str
     writes: bool
     admin: bool
+    #: Whether what it writes belongs to the version, so that the lock of a version refuses it.
+    versioned: bool
     #: Whether `?throttle=on` counts; a function decides by the path's parts.
     throttled: bool | Callable[[Mapping[str, str]], bool]
     #: POST on the same path does the same: for clients whose load balancer drops the body of a GET.
@@ -104,6 +106,7 @@ def endpoint(
     media: str = "application/json",
     writes: bool | None = None,
     admin: bool = False,
+    versioned: bool = True,
     throttled: bool | Callable[[Mapping[str, str]], bool] = False,
     twin: bool = False,
 ) -> Callable[[Handler], Handler]:
@@ -120,6 +123,7 @@ def endpoint(
             media,
             method in ("POST", "PUT", "DELETE") if writes is None else writes,
             admin,
+            versioned,
             throttled,
             twin,
         )

@@ -13,6 +13,7 @@ from app.routes import answers, documentation
 from app.routes.endpoint import Parameter, endpoint
 from app.routes.keyvalue import may_write_locked
 from app.routes.request import Request
+from app.versioning import blobs
 from app.versioning.datastore import Data
 from app.versioning.graph import Instance
 
@@ -68,6 +69,19 @@ async def post_sync(request: Request) -> Response:
         by_admin = may_write_locked(request)
         await datatype.synced(replace(data, instance=edited), added, request.user, request.app, by_admin)
     return answers.empty()
+
+
+@endpoint("POST", "blobstore", body="any bytes", answer='{"reference": text}', versioned=False)
+async def post_blob(request: Request) -> Response:
+    """Keep bytes under a reference made of them; the same for all instances of a store, and at every version."""
+    reference = await blobs.put(request.data.trees.store, await request.body())
+    return answers.json({"reference": reference})
+
+
+@endpoint("GET", "blobstore/{reference}", media=answers.OCTETS, answer="the bytes")
+async def get_blob(request: Request) -> Response:
+    """The bytes that a reference stands for."""
+    return answers.octets(await blobs.get(request.data.trees.store, request.path["reference"]))
 
 
 @endpoint("GET", "mutations", answer="a list of records")

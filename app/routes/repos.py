@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from app.core.errors import Invalid, Unknown
+from app.core.errors import Invalid, NotAllowed, Unknown
 from app.datatypes import DATATYPES
 from app.datatypes.config import Config
 from app.routes import answers
@@ -26,6 +26,8 @@ _RESOLVE = '{"data": names, "parents": uuids, first of highest priority, "note":
 @endpoint("POST", "/api/repos", admin=True, body="alias, description, passcode, root", answer='{"root": uuid}')
 async def post_repos(request: Request) -> Response:
     """Make a repo with one open version."""
+    if request.service.settings.read_only:
+        raise NotAllowed("the server is in read-only mode")
     config = Config(await request.json_object())
     repo = await request.service.datastore.repos.create(
         config.text("alias"), config.text("description"), config.text("passcode"), config.text("root")

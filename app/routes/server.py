@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 from starlette.responses import RedirectResponse, Response
 
 import app
+from app.backends.traffic import object_bytes
 from app.core.errors import Invalid
 from app.datatypes import DATATYPES
 from app.routes import answers, documentation
 from app.routes.endpoint import Parameter, endpoint
 from app.routes.request import Request
+from app.versioning.datastore import Data
+from app.versioning.graph import MASTER
 
 #: What clients parse as the version of DVID whose API this is: `v` and numbers, above 0.8.24.15.
 API_VERSION = "v1.0.0"
@@ -134,76 +140,103 @@ async def get_token(request: Request) -> Response:
     raise Invalid("this server gives no tokens: it runs without authentication")
 
 
-@endpoint("GET", "/api/storage", admin=True, answer="an object")
+@endpoint("GET", "/api/storage", admin=True, answer="an object: store to repos to instances to figures")
 async def get_storage(request: Request) -> Response:
-    """The stores and what this process remembers of them."""
+    """How much each instance holds at the leaf of master, by store: keys, and bytes of nodes and of large values."""
     datastore = request.service.datastore
-    return answers.json({datastore.store.url: {"cached bytes": datastore.cache.size_bytes}})
+    found: dict[str, dict[str, dict[str, Any]]] = {datastore.store.url: {}}
+    for repo in (await datastore.repos.forest()).repos.values():
+        for instance in repo.instances.values():
+            data = Data(datastore, repo, repo.leaf(MASTER), instance)
+            owner = await data.trees.owner(data.folder, data.line)
+            figures = {"Keys": 0, "NodeBytes": 0, "ValueBytes": 0, "Version": ""}
+            if owner is not None:
+                figures = {**await owner.map.figures(), "Version": owner.version}
+            repos = found.setdefault(data.trees.store.url, {})
+            repos.setdefault(repo.root, {})[instance.name] = {"TypeName": instance.typename, **figures}
+    return answers.json(found)
+
+
+@endpoint("GET", "/api/server/groupcache", answer="an object of counters")
+async def get_groupcache(request: Request) -> Response:
+    """The cache of this process, under the names of DVID's. There are no peers: any process reads the store itself."""
+    cache = request.service.datastore.cache
+    main = {
+        "Bytes": cache.size_bytes,
+        "Items": cache.count,
+        "Gets": cache.gets,
+        "Hits": cache.hits,
+        "Evictions": cache.evictions,
+    }
+    misses = cache.gets - cache.hits
+    counters = {"Gets": cache.gets, "CacheHits": cache.hits, "Loads": misses, "LocalLoads": misses}
+    no_peers = dict.fromkeys(("PeerLoads", "PeerErrors", "LoadsDeduped", "LocalLoadErrs", "ServerRequests"), 0)
+    return answers.json({**counters, **no_peers, "MainCache": main, "HotCache": dict.fromkeys(main, 0)})
 
 
 @endpoint("GET", "/api/load", answer="an object of integers")
 async def get_load(request: Request) -> Response:
-    """Requests and cached bytes of this process since it started."""
+    """What this process does: bytes and requests in a second, since the last look at least a second ago."""
     service = request.service
-    seconds = max(1.0, time.time() - service.started)
-    rates = {
-        "GET requests": round(service.counts["GET"] / seconds),
-        "PUT requests": round((service.counts["POST"] + service.counts["PUT"]) / seconds),
-        "handlers active": min(100, 100 * service.throttled // max(1, service.throttle_limit)),
+    traffic = service.datastore.traffic()
+    read, written = object_bytes()
+    counters = {
+        "file bytes read": read,
+        "file bytes written": written,
+        "key bytes read": sum(each.key_bytes_read for each in traffic),
+        "key bytes written": sum(each.key_bytes_written for each in traffic),
+        "value bytes read": sum(each.value_bytes_read for each in traffic),
+        "value bytes written": sum(each.value_bytes_written for each in traffic),
+        "GET requests": service.counts["GET"] + service.counts["HEAD"],
+        "PUT requests": service.counts["POST"] + service.counts["PUT"],
     }
-    unknown = [
-        *("file bytes read", "file bytes written", "key bytes read", "key bytes written", "value bytes read"),
-        *("value bytes written", "goroutines", "active CGo writes", "pending log messages"),
-    ]
-    return answers.json({**dict.fromkeys(unknown, 0), **rates})
+    now = {
+        "handlers active": min(100, 100 * (service.active - 1) // service.workers.threads),
+        "goroutines": len(asyncio.all_tasks()),
+        "active CGo writes": 0,
+        "pending log messages": 0,
+    }
+    return answers.json({**service.rates.per_second(counters), **now})
 
 
 @endpoint("GET", "/api/heartbeat", media="text/plain", answer="`OK`")
 async def get_heartbeat(request: Request) -> Response:
-    """A sign of life; with `u` the user's ping is noted."""
-    _ping(request)
+    """A sign of life; with `u` the user's ping is noted, and how long the answer took to begin."""
+    await _ping(request)
     return answers.text("OK")
 
 
 @endpoint("GET", "/api/user-latencies", answer="an object: user to latencies, or one user's latencies")
 async def get_user_latencies(request: Request) -> Response:
-    """Who pinged this process, and when."""
-    pings = request.service.user_pings
+    """Who pinged this server, when, and how many milliseconds the answers took to begin."""
+    shared = request.service.shared
     if "u" not in request.raw_query:
-        return answers.json(pings)
-    known = pings.get(request.user) or {
-        "User": "",
-        "LastPing": "",
-        "LastLatency": 0,
-        "MinLatency": 0,
-        "MaxLatency": 0,
-    }
-    _ping(request)
-    return answers.json(known)
+        return answers.json({user: asdict(pings) for user, pings in shared.all_pings().items()})
+    known = shared.pings(request.user)
+    await _ping(request)
+    return answers.json(asdict(known))
 
 
-def _ping(request: Request) -> None:
-    pings = request.service.user_pings
-    if request.user and (request.user in pings or len(pings) < 10_000):
-        pings[request.user] = {
-            "User": request.user,
-            "LastPing": datetime.now(UTC).isoformat(),
-            "LastLatency": 0,
-            "MinLatency": 0,
-            "MaxLatency": 0,
-        }
+async def _ping(request: Request) -> None:
+    if request.user:
+        begun = time.perf_counter()
+        await asyncio.sleep(0)  # other requests that are due go first: this is what an answer waits for
+        request.service.shared.ping(request.user, round(1000 * (time.perf_counter() - begun)))
 
 
 @endpoint("POST", "/api/server/settings", admin=True, body='{"throttle": "4"}', media="text/plain", answer="text")
 async def post_settings(request: Request) -> Response:
-    """Change how many throttled operations may run at once. `gc` is accepted for old clients."""
+    """Change how many throttled operations all processes of this server may run at once.
+
+    `gc` is accepted for old clients.
+    """
     wanted = {key.lower(): value for key, value in (await request.json_object()).items()}
     for key in ("throttle", "gc"):
         if key in wanted and not (isinstance(wanted[key], str) and wanted[key].isascii() and wanted[key].isdigit()):
             raise Invalid(f"the setting {key} must be a string of digits")
     said = ""
     if "throttle" in wanted:
-        request.service.throttle_limit = int(wanted["throttle"])
+        request.service.shared.places = int(wanted["throttle"])
         said = f"at most {wanted['throttle']} throttled operations\n"
     if "gc" in wanted:
         said += f"gc {wanted['gc']} has no meaning here\n"
@@ -212,14 +245,14 @@ async def post_settings(request: Request) -> Response:
 
 @endpoint("POST", "/api/server/reload-auth", admin=True, media="text/plain", answer="text")
 async def post_reload_auth(request: Request) -> Response:
-    """Nothing is read from files: authorisation is part of the settings."""
-    return answers.text("authorisation is part of the settings and was not changed\n")
+    """Nothing is read: the only authorisation is the administrators' token, which is a setting."""
+    return answers.text("there is no authorisation file\n")
 
 
 @endpoint("POST", "/api/server/reload-blocklist", admin=True, media="text/plain", answer="text")
 async def post_reload_blocklist(request: Request) -> Response:
-    """Nothing is read from files: there is no block list."""
-    return answers.text("there is no block list\n")
+    """Read the block list again; other processes of this server notice a changed file within a second."""
+    return answers.text(request.service.block_list.reload())
 
 
 @endpoint("GET", "/healthz", media="text/plain", answer="`ok`")

@@ -7,20 +7,23 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.core.errors import Busy, DvidError, NeedsAdmin, NotAllowed
+from app.core.errors import DvidError, NeedsAdmin, NotAllowed
 from app.core.work import Workers
 from app.routes import errors
 from app.routes.answers import WHOLE
+from app.routes.blocklist import BlockList, source_address
 from app.routes.endpoint import Endpoint
+from app.routes.rates import Rates
 from app.routes.request import Request
 from app.routes.router import Routes, split, values
+from app.routes.shared import Shared
+from app.routes.static import Static
 from app.settings import Settings
 from app.versioning.datastore import Datastore
 
@@ -28,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 _EXPOSED = b"Accept-Ranges, Content-Encoding, Content-Length, Content-Range, ETag"
 _IN_GZIP = (b"content-encoding", b"gzip")
+#: Signs of life are given to everybody.
+_UNGATED = frozenset({"/api/load", "/api/heartbeat", "/api/user-latencies"})
 _NOT_FOUND = "404 page not found\n"
 
 
@@ -52,9 +57,11 @@ class Service:
         self.workers = Workers(settings.threads)
         self.started = time.time()
         self.counts: Counter[str] = Counter()
-        self.throttle_limit = 1
-        self.throttled = 0
-        self.user_pings: dict[str, Any] = {}
+        self.active = 0
+        self.rates = Rates()
+        self.shared = Shared(settings.shared)
+        self.block_list = BlockList(settings.block_list_file)
+        self._static = Static(settings)
         #: The JSON of each repo, and the state that it shows.
         self.described: dict[str, tuple[tuple[object, ...], bytes]] = {}
         self._admin_token = settings.admin_token.get_secret_value().encode()
@@ -75,6 +82,7 @@ class Service:
         if self._datastore is not None:
             await self._datastore.close()
         self.workers.close()
+        self.shared.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection's request, or take part in starting and stopping."""
@@ -101,6 +109,7 @@ class Service:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         method: str = scope["method"]
         self.counts[method] += 1
+        self.active += 1
         try:
             response = await self._respond(scope, receive)
         except DvidError as error:
@@ -110,6 +119,8 @@ class Service:
         except Exception:
             logger.exception("%s %s failed", method, scope["path"])
             response = Response(f"internal error ({scope['path']}).\n", 500, media_type="text/plain")
+        finally:
+            self.active -= 1
         self._add_cors(scope, response)
         if type(response).__call__ is Response.__call__ and response.background is None:
             whole = scope.get("extensions", {}).get(WHOLE)
@@ -125,6 +136,8 @@ class Service:
             for key, value in parse_qsl(text.decode("latin-1"), keep_blank_values=True):
                 raw_query.setdefault(key, value)
         request = Request(scope, receive, self, raw_query)
+        if self.settings.block_list_file and (refusal := self._blocked(request)) is not None:
+            return refusal
         is_instance = False
         methods = self.general.find(parts)
         if methods is None and len(parts) > 4 and parts[0] == "api" and parts[1] == "node":
@@ -132,7 +145,7 @@ class Service:
             version, name = parts[2], parts[3]
             parts = [part for part in parts[4:] if part]
             if not parts:
-                return Response(_NOT_FOUND, 404, media_type="text/plain")
+                return self._nothing(scope, split(scope["raw_path"]))
             if scope["method"] == "OPTIONS":
                 return Response(b"", 200, {"Allow": "GET, HEAD, POST, PUT, DELETE, OPTIONS"})
             data = await self.datastore.data(version, name)
@@ -143,7 +156,7 @@ class Service:
                 help_url = f"/api/help/{data.instance.typename}"
                 raise NotAllowed(f"{'/'.join(parts)!r} is not an endpoint of data {name!r}; see {help_url}")
         if methods is None:
-            return Response(_NOT_FOUND, 404, media_type="text/plain")
+            return self._nothing(scope, parts)
         if scope["method"] == "OPTIONS":
             return Response(b"", 200, {"Allow": ", ".join([*methods, "OPTIONS"])})
         found = methods.get(scope["method"])
@@ -160,8 +173,12 @@ class Service:
         self._check(request, described)
         request.query = described.parse(raw_query) if raw_query else described.defaults
         if raw_query.get("throttle") in ("true", "on") and described.is_throttled(request.path):
-            return await self._throttled(request, described)
-        response = await described.handler(request)
+            with self.shared.place():
+                response = await described.handler(request)
+        else:
+            response = await described.handler(request)
+        if is_instance and self.settings.allow_timing:
+            response.headers["Timing-Allow-Origin"] = "*"
         if request.snapshot is not None and request.method in ("GET", "HEAD") and response.status_code == 200:
             return self._tagged(request, response, scope)
         return response
@@ -176,17 +193,26 @@ class Service:
         if described.writes and not request.is_admin:
             if self.settings.read_only:
                 raise NotAllowed("the server is in read-only mode")
-            if request._data is not None and request._data.is_locked and not self.settings.full_write:
+            if (
+                described.versioned
+                and request._data is not None
+                and request._data.is_locked
+                and not self.settings.full_write
+            ):
                 raise NotAllowed(f"cannot {request.method} to locked version {request.version.uuid}")
 
-    async def _throttled(self, request: Request, described: Endpoint) -> Response:
-        if self.throttled >= self.throttle_limit:
-            raise Busy(f"the server already runs its {self.throttle_limit} throttled operations; try again later")
-        self.throttled += 1
-        try:
-            return await described.handler(request)
-        finally:
-            self.throttled -= 1
+    def _blocked(self, request: Request) -> Response | None:
+        """The refusal of a client that the block list names."""
+        if request.scope["path"] in _UNGATED:
+            return None
+        forwarded = request.header(b"forwarded"), request.header(b"x-forwarded-for")
+        reason = self.block_list.reason(request.user, source_address(*forwarded, request.scope.get("client")))
+        return None if reason is None else Response(reason + "\n", 429, media_type="text/plain")
+
+    def _nothing(self, scope: Scope, parts: list[str]) -> Response:
+        """The answer at a path that is no endpoint's."""
+        found = self._static.find(parts) if scope["method"] in ("GET", "HEAD") else None
+        return found or Response(_NOT_FOUND, 404, media_type="text/plain")
 
     def _tagged(self, request: Request, response: Response, scope: Scope) -> Response:
         """Name the state that the answer was made of; a locked version's, asked by its full name, never changes."""

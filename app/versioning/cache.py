@@ -34,6 +34,7 @@ class Cache:
         self._limit = limit_bytes
         self._entries: OrderedDict[tuple[int, bytes], _Entry] = OrderedDict()
         self.size_bytes = 0
+        self.gets = self.hits = self.evictions = 0
         self._scopes = 0
 
     def new_scope(self) -> int:
@@ -43,12 +44,21 @@ class Cache:
 
     def get(self, scope: int, key: bytes, facet: Any) -> Any:
         """A remembered facet, or None."""
+        self.gets += 1
         entry = self._entries.get((scope, key))
         if entry is None:
             return None
         self._entries.move_to_end((scope, key))
         found = entry.facets.get(facet)
-        return None if found is None else found[0]
+        if found is None:
+            return None
+        self.hits += 1
+        return found[0]
+
+    @property
+    def count(self) -> int:
+        """How many keys something is remembered of."""
+        return len(self._entries)
 
     def put(self, scope: int, key: bytes, facet: Any, value: Any, size_bytes: int) -> None:
         """Remember a facet, forgetting the least recently used entries when there is no room."""
@@ -70,6 +80,7 @@ class Cache:
         while self.size_bytes > self._limit and self._entries:
             _, oldest = self._entries.popitem(last=False)
             self.size_bytes -= oldest.size_bytes
+            self.evictions += 1
 
     def drop(self, scope: int, key: bytes) -> None:
         """Forget everything about one key."""

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from app.backends.catalog import Catalog
 from app.backends.store import Store, StoreOptions
+from app.backends.traffic import Traffic
 from app.backends.volumes import Volumes
 from app.core.errors import Invalid, NotAllowed, Unknown
 from app.versioning.cache import Cache
@@ -184,6 +185,10 @@ class Datastore:
                 if instance.has_versions
             ]
         )
+
+    def traffic(self) -> list[Traffic]:
+        """What went between this process and each of its stores."""
+        return [trees.store.traffic for trees in self._trees.values()]
 
     async def close(self) -> None:
         """Finish what is under way."""

@@ -63,6 +63,7 @@ class Snapshot:
                 return None if known is _MISSING else bytes(known)
         answer = await self._store.guard(self.kvstore.read(key))
         value = bytes(answer.value) if answer.state == "value" else None
+        self._store.traffic.read((key,), (value,))
         self.know(key, value)
         return value
 

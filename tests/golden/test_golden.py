@@ -27,17 +27,12 @@ COVERED = [
     "labelsz",
 ]
 
-_BLOBS = "the blob store is not built yet"
 _TYPES = "needs datatypes that are not built yet"
 _REFUSED = "a version merge with conflicts is refused; DVID makes it, and the keys in conflict are gone"
 #: What does not pass yet, and why.
 WAITING = {
     "annotation/label-sync-legacy.json": _TYPES,
-    "imageblk/versions.json": "an administrator's write to a locked version does not reach children that have a tree",
-    "labelmap/mutate-split-supervoxel.json": _BLOBS,
-    "labelmap/read-pseudocolor-isotropic.json": "DVID's rescaled label slices overflow; ours repeat the nearest label",
     "server/info.json": _TYPES,
-    "versions/commit-note-log.json": _TYPES,
     "versions/merge-conflict-and-errors.json": _REFUSED,
     "versions/sync-tags-blobstore.json": _TYPES,
 }
