@@ -19,6 +19,8 @@ from types import FrameType
 
 import uvicorn
 
+from app.core import memory
+
 #: The status with which uvicorn ends when an application cannot start.
 STARTUP_FAILURE = 3
 #: Seconds for which a process with more connections leaves a new one to the others.
@@ -126,6 +128,7 @@ def serve(config: uvicorn.Config) -> None:
 
 
 def _run(server: uvicorn.Server) -> None:
+    memory.give_back()
     server.run()
     if not server.started:
         sys.exit(STARTUP_FAILURE)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from app.backends.ocdbt import MANIFEST
 from app.backends.store import Store
@@ -15,6 +17,9 @@ from app.versioning.tree import Guard, Line, Mutation, Queued, Tree, folder_of
 
 T = TypeVar("T")
 
+#: Trees that a process keeps open, least recently used first out; each has some kilobytes and handles of TensorStore.
+REMEMBERED_TREES = 2000
+
 
 class Trees:
     """All trees of one store that this process has looked at."""
@@ -22,8 +27,10 @@ class Trees:
     def __init__(self, store: Store, cache: Cache) -> None:
         self.store = store
         self._cache = cache
-        self._trees: dict[tuple[str, str], Tree] = {}
-        self._owners: dict[tuple[str, Line], Tree | None] = {}
+        #: Every tree that anybody holds, so that two never commit to one; and those looked at last, held here.
+        self._trees: WeakValueDictionary[tuple[str, str], Tree] = WeakValueDictionary()
+        self._recent: OrderedDict[tuple[str, str], Tree] = OrderedDict()
+        self._owners: dict[tuple[str, Line], str | None] = {}
         #: What an instance holds before anybody wrote.
         self.empty = Snapshot(store, None, 0, cache, cache.new_scope())
 
@@ -83,18 +90,27 @@ class Trees:
     async def discard(self, folder: str, version: str) -> None:
         """Remove the tree of a version that never came to be; what only it had lies unused until it is collected."""
         self._trees.pop((folder, version), None)
+        self._recent.pop((folder, version), None)
         async for _ in self.store.remove(folder_of(folder, version)):
             pass
 
     async def drain(self) -> None:
         """Wait for all mutations under way."""
-        await asyncio.gather(*[tree.drain() for tree in self._trees.values()])
+        await asyncio.gather(*[tree.drain() for tree in list(self._trees.values())])
 
     def tree(self, folder: str, version: str) -> Tree:
         """The tree of a version, whether it is there or not."""
-        tree = self._trees.get((folder, version))
+        place = folder, version
+        tree = self._recent.get(place)
+        if tree is not None:
+            self._recent.move_to_end(place)
+            return tree
+        tree = self._trees.get(place)
         if tree is None:
-            tree = self._trees[folder, version] = Tree(self.store, self._cache, folder, version)
+            tree = self._trees[place] = Tree(self.store, self._cache, folder, version)
+        self._recent[place] = tree
+        while len(self._recent) > REMEMBERED_TREES:
+            self._recent.popitem(last=False)  # whoever waits for a commit of it holds it
         return tree
 
     async def _nearest(self, folder: str, line: Line) -> Tree | None:
@@ -106,19 +122,18 @@ class Trees:
         key = (folder, line)
         if key not in self._owners:
             versions = line.versions if line.is_locked else line.versions[1:]
-            owner, start, count = None, 0, 1
+            owner: str | None = None
+            start, count = 0, 1
             while owner is None and start < len(versions):
                 some = versions[start : start + count]
                 found = await asyncio.gather(*[self._exists(folder, version) for version in some])
-                owner = next(
-                    (self.tree(folder, version) for version, is_there in zip(some, found, strict=True) if is_there),
-                    None,
-                )
+                owner = next((version for version, is_there in zip(some, found, strict=True) if is_there), None)
                 start, count = start + count, min(2 * count, 32)
             if len(self._owners) > 100_000:
                 self._owners.clear()
             self._owners[key] = owner
-        return self._owners[key]
+        nearest = self._owners[key]
+        return None if nearest is None else self.tree(folder, nearest)
 
     async def _exists(self, folder: str, version: str) -> bool:
         """Whether a version has a tree, asked of the store."""

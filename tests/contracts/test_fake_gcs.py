@@ -428,3 +428,15 @@ def test_buckets(http: httpx.Client, bucket: str) -> None:
     http.delete(f"/storage/v1/b/{bucket}/o/a")
     assert http.delete(f"/storage/v1/b/{bucket}").status_code == 204
     assert http.get(f"/storage/v1/b/{bucket}").status_code == 404
+
+
+def test_a_fake_of_its_own_tells_its_access_log() -> None:
+    with servers.gcs(process=True) as gcs:
+        httpx.post(f"{gcs.url}/storage/v1/b?project=p", json={"name": "logged"}).raise_for_status()
+        assert httpx.get(f"{gcs.url}/storage/v1/b/logged/o/a%2Fb").status_code == 404
+        assert httpx.get(f"{gcs.url}/_fake/log").json() == [
+            {"method": "POST", "path": "/storage/v1/b", "query": "project=p"},
+            {"method": "GET", "path": "/storage/v1/b/logged/o/a/b", "query": ""},
+        ]
+        assert httpx.delete(f"{gcs.url}/_fake/log").status_code == 200
+        assert httpx.get(f"{gcs.url}/_fake/log").json() == []

@@ -332,7 +332,7 @@ class FakeGcs:
     def _serve_log(self, method: str) -> Response:
         if method == "DELETE":
             self.log.clear()
-        return ok(self.log)
+        return ok([access._asdict() for access in self.log])
 
     def _tick(self) -> int:
         self._clock = max(self._clock + 1, time.time_ns() // 1000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import uuid
@@ -491,3 +492,35 @@ async def test_a_pod_that_slept_through_many_generations_loses(
         assert fingerprint is not None
         answer = await (await fast.at(await fast.generation(fingerprint))).read(b"x")
         assert bytes(answer.value) == b"fast%d" % (written - 1)
+
+
+async def test_trees_are_forgotten_but_never_one_with_work(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.versioning.trees.REMEMBERED_TREES", 3)
+    trees = pod(store)
+    lines = [Line((f"v{number}",), False) for number in range(12)]
+    started, hold = asyncio.Event(), asyncio.Event()
+
+    async def slow(mutation: Mutation) -> None:
+        started.set()
+        await hold.wait()
+        mutation.put(b"slow", b"1")
+        mutation.record(log.Record("put", ROOT.version))
+
+    waiting = asyncio.ensure_future(trees.mutate(FOLDER, ROOT, slow, still_open=still_open))
+    busy = trees.tree(FOLDER, ROOT.version)
+    async with asyncio.timeout(10):
+        await started.wait()
+    for line in lines:
+        await put(trees, b"key", line.version.encode(), line)
+    assert len(trees._recent) == 3
+    assert trees.tree(FOLDER, ROOT.version) is busy  # forgotten among those looked at last, and yet the same
+    del busy
+    hold.set()
+    await waiting
+    assert await get(trees, b"slow") == b"1"
+    for line in lines:
+        assert await get(trees, b"key", line) == line.version.encode()
+    assert len(trees._recent) == 3
+    gc.collect()
+    assert len(trees._trees) <= 4
+    await trees.drain()

@@ -341,9 +341,9 @@ def test_refusals_are_one_line(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["uint32", "uint8"])
-def test_straight_into_a_store(tmp_path: Path, dtype: str) -> None:
+def test_straight_into_a_store(shared_url: str, tmp_path: Path, dtype: str) -> None:
     array = _sample((70, 100, 150), dtype)
-    store = str(tmp_path / "store")
+    store = shared_url
     to = ["--to", "direct/volume", "--store", store, "--durability", "process", "--offset", "3,4,5", "--slab", "1"]
     command = [_npy(tmp_path, array), *to]
     assert "voxels as" in _ingest(*command)
@@ -363,6 +363,16 @@ def test_a_locked_version_is_refused_in_the_store_too(tmp_path: Path) -> None:
         client = Client(server.url, ADMIN)
         client.json("POST", f"/api/node/{_root(server, 'locked')}/commit", {"note": "done"})
     assert "is locked" in _ingest(path, "--to", "locked/seg", "--store", store, status=1)
+
+
+@pytest.mark.parametrize("form", ["sharded", "zarr3"])
+def test_images_are_published_in_any_store(shared_url: str, tmp_path: Path, form: str) -> None:
+    array = np.random.default_rng(3).integers(0, 255, (70, 150, 130), np.uint8)
+    to = ["--to", "pub/em", "--store", shared_url, "--publish", "--form", form, "--slab", "2"]
+    said = _ingest(_npy(tmp_path, array), *to)
+    assert f"pub/em publishes {shared_url.partition('?')[0]}/published/" in said
+    with running(shared_url) as server:
+        np.testing.assert_array_equal(_voxels(server, "pub", "em", (0, 0, 0), array.shape), array)
 
 
 @pytest.mark.parametrize("form", ["precomputed", "sharded", "zarr3"])

@@ -247,8 +247,11 @@ async def post_raw(request: Request) -> Response:
     mask = await mask_of(request)
     scales = write.check_scales(data, data.instance.settings["max_scale"])
     body = await request.body()
-    volume = await workers.run(_unpacked, body, request.query["compression"], box)
-    prepared = await write.prepare_volume(data, volume, box.start, scales, workers)
+    async with workers.room.taken(8 * box.count):
+        volume = await workers.run(_unpacked, body, request.query["compression"], box)
+        del body
+        prepared = await write.prepare_volume(data, volume, box.start, scales, workers)
+        del volume
     await write.store(
         data,
         prepared,
@@ -266,8 +269,10 @@ async def post_raw(request: Request) -> Response:
 def _unpacked(body: bytes, packed: str, box: Box) -> npt.NDArray[np.uint64]:
     size = box.count * 8
     if packed == "lz4":
-        body = compression.unlz4(body, size)
-    elif packed == "gzip":
+        volume = np.empty(box.shape, "<u8")  # large pages, unlike a string of bytes
+        compression.unlz4_into(body, volume)
+        return volume
+    if packed == "gzip":
         body = compression.ungzip(body, size)
     if len(body) != size:
         raise Invalid(f"the body holds {len(body)} bytes; {box.count} voxels of 8 bytes are {size}")
