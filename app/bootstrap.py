@@ -31,6 +31,7 @@ from app.routes.endpoint import Endpoint, endpoints_of
 from app.routes.labelmap import bodies, bulk, edits, history
 from app.routes.labelmap import plain as label_plain
 from app.routes.labelmap import sparse as label_sparse
+from app.routes.labelmap import tables as label_tables
 from app.routes.labelmap import voxels as label_voxels
 from app.routes.service import Service
 from app.settings import Settings
@@ -41,7 +42,7 @@ ENDPOINTS: Mapping[str, list[ModuleType]] = {
     "annotation": [instances, annotation],
     "keyvalue": [instances, keyvalue],
     "labelmap": [
-        *(instances, volumes, label_voxels, bodies, label_sparse, bulk, edits, history),
+        *(instances, volumes, label_voxels, bodies, label_sparse, label_tables, bulk, edits, history),
         *(precomputed, zarr, label_plain),
     ],
     "neuronjson": [instances, neuronjson],

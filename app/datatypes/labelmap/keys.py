@@ -84,6 +84,11 @@ def supervoxels(first: int, last: int) -> tuple[bytes, bytes]:
     return SV + number(first), SV + number(last) + b"\xff" * 17
 
 
+def supervoxel_of(key: bytes) -> int:
+    """The supervoxel of an index key, which may be cut short."""
+    return int.from_bytes(key[len(SV) : len(SV) + 8].ljust(8, b"\0"), "big")
+
+
 class Counts:
     """Index entries in columns: supervoxels uint64 (n), blocks int64 (n, 3) as z, y, x, voxels uint32 (n)."""
 
