@@ -8,8 +8,9 @@ import json
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -20,13 +21,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from app.backends.bucket_catalog import BucketCatalog
 from app.backends.store import Store, StoreOptions
 from app.core.errors import NotAllowed
-from app.datatypes import keyvalue, values
+from app.datatypes import DATATYPES, keyvalue, values
 from app.datatypes.neuronjson import documents, pages, queries, reading, writing
 from app.datatypes.neuronjson.documents import Show
 from app.datatypes.neuronjson.reading import View
 from app.datatypes.neuronjson.writing import Author
 from app.versioning.datastore import Data, Datastore
 from app.versioning.graph import Instance
+from app.versioning.merge import merge_versions
 from app.versioning.snapshot import Snapshot
 
 OPTIONS = StoreOptions(durability="process", cache_bytes=1 << 20)
@@ -49,15 +51,21 @@ questions = st.lists(st.dictionaries(names, wanted, min_size=1, max_size=2), min
 ANN = Author("ann", "test", by_admin=False)
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class Version:
     uuid: str
     values: dict[str, bytes] = field(default_factory=dict)
     annotations: dict[int, dict[str, Any]] = field(default_factory=dict)
     locked: bool = False
+    parent: Version | None = None
+    is_merged: bool = False
 
     def __repr__(self) -> str:
         return self.uuid[:4]
+
+    def line(self) -> list[Version]:
+        """The version and those before it, down to where versions were merged."""
+        return [self, *(self.parent.line() if self.parent is not None and not self.is_merged else [])]
 
 
 def untimed(document: dict[str, Any]) -> dict[str, Any]:
@@ -86,6 +94,28 @@ def is_match(document: dict[str, Any], question: dict[str, Any]) -> bool:
         any(matches(name, each) for each in (value if isinstance(value, list) else [value]))
         for name, value in question.items()
     )
+
+
+def apart(versions: list[Version]) -> Iterator[tuple[Version, Version, Version]]:
+    """Pairs of locked versions, neither of which comes from the other, and where they parted."""
+    for ours, theirs in permutations([each for each in versions if each.locked], 2):
+        line = ours.line()
+        base = next((each for each in theirs.line() if each in line), None)
+        if base is not None and base not in (ours, theirs):
+            yield ours, theirs, base
+
+
+def joined(base: dict[Any, Any], ours: dict[Any, Any], theirs: dict[Any, Any]) -> tuple[dict[Any, Any], set[Any]]:
+    """What two sides make of what both came from, and the keys of which they made different things."""
+    made, clashing = {}, set()
+    for key in {**base, **ours, **theirs}:
+        was, our, their = (side.get(key) for side in (base, ours, theirs))
+        if was != our != their != was:
+            clashing.add(key)
+        value = their if our == was else our
+        if value is not None:
+            made[key] = value
+    return made, clashing
 
 
 async def in_pieces(value: bytes) -> AsyncIterator[bytes]:
@@ -163,7 +193,35 @@ class Machine(RuleBasedStateMachine):
         made = self.do(run())
         parent.locked = True
         for child in made:
-            self.versions.append(Version(child, dict(parent.values), copy.deepcopy(parent.annotations)))
+            made_of = dict(parent.values), copy.deepcopy(parent.annotations)
+            self.versions.append(Version(child, *made_of, parent=parent))
+
+    @precondition(lambda self: len(self.versions) < 12 and any(apart(self.versions)))
+    @rule(draw=st.data(), pod=pods)
+    def merge(self, draw: st.DataObject, pod: int) -> None:
+        """Bring two versions together, or be told that they changed the same key in different ways."""
+        ours, theirs, base = draw.draw(st.sampled_from(list(apart(self.versions))))
+        bodies, clashing_bodies = joined(base.annotations, ours.annotations, theirs.annotations)
+        if clashing_bodies:
+            return  # some fields of a body may be in conflict and others not: other tests know which
+        held, clashing = joined(base.values, ours.values, theirs.values)
+
+        async def run() -> str:
+            repo, _ = await self.pods[pod].repos.resolve(ours.uuid)
+            return await merge_versions(
+                self.pods[pod],
+                repo,
+                [ours.uuid, theirs.uuid],
+                note="",
+                merges=lambda instance: DATATYPES[instance.typename].merge,
+            )
+
+        if clashing:
+            with pytest.raises(NotAllowed) as refusal:
+                self.do(run())
+            assert str(refusal.value).count("keyvalue: ") == len(clashing)
+            return
+        self.versions.append(Version(self.do(run()), held, copy.deepcopy(bodies), parent=ours, is_merged=True))
 
     # -------------------------------------------------------------- keyvalue
 
@@ -311,7 +369,14 @@ class Machine(RuleBasedStateMachine):
 
     def remember(self, name: str, version: Version, snapshot: Snapshot) -> None:
         if snapshot.generation:
-            self.seen.append((name, self.versions.index(version), copy.deepcopy(version), snapshot.generation))
+            self.seen.append(
+                (
+                    name,
+                    self.versions.index(version),
+                    replace(version, values=dict(version.values), annotations=copy.deepcopy(version.annotations)),
+                    snapshot.generation,
+                )
+            )
 
     @precondition(lambda self: getattr(self, "seen", None))
     @rule(draw=st.data(), pod=pods, question=questions)
