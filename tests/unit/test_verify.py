@@ -289,7 +289,7 @@ async def test_reindex_makes_the_index_of_ingested_supervoxels(store: str) -> No
     await write.store(data, prepared, action="ingest-supervoxels", workers=WORKERS, user="", app="")
 
     async def mapped(mutation: Mutation) -> None:
-        await posted.put_mapping(mutation, [(2, 1), (3, 1), (9, 200)], 77)
+        await posted.put_mapping(mutation, np.array([2, 3, 9], np.uint64), np.array([1, 1, 200], np.uint64))
 
     await changed(data, mapped)
     assert not await index.size(await data.head(), 10, False)

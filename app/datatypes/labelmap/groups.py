@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,8 @@ TURNS = 256
 LONGEST_TURN = 100_000
 #: Lookups of supervoxels under way at once.
 TOGETHER = 256
+#: For more lookups than this it is quicker to read the whole table.
+MANY = 20_000
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,22 @@ async def fixed_count(reader: Reader) -> int:
     return 0 if value is None else int.from_bytes(value, "big")
 
 
+async def looked_up(reader: Reader, table: keys.Pairs, firsts: Sequence[int]) -> dict[int, int | None]:
+    """The second numbers of a table's rows by their first ones, None where there is no row."""
+    found: dict[int, int | None] = dict.fromkeys(firsts)
+    if len(firsts) > MANY:
+        rows = keys.pairs(await reader.keys(*table.all()))
+        found.update(rows[np.isin(rows[:, 0], np.array(firsts, np.uint64))].tolist())
+        return found
+    for start in range(0, len(firsts), TOGETHER):
+        some = firsts[start : start + TOGETHER]
+        listed = await asyncio.gather(*[reader.keys(*table.range_of(first)) for first in some])
+        found.update(
+            {first: int.from_bytes(names[0][-8:], "big") for first, names in zip(some, listed, strict=True) if names}
+        )
+    return found
+
+
 async def stale(reader: Reader, body: int) -> list[int]:
     """The supervoxels that a posted index took from a body whose own index the client has not replaced yet.
 
@@ -151,10 +169,21 @@ class Forest:
         if not await mark(self._below):
             self._maps.update(dict.fromkeys(wanted, (None, None)))
             return
-        for start in range(0, len(wanted), TOGETHER):
-            some = wanted[start : start + TOGETHER]
-            for label, name in zip(some, await asyncio.gather(*[group_of(self._below, s) for s in some]), strict=True):
-                self._maps[label] = name, name
+        for label, name in (await looked_up(self._below, keys.MAP, wanted)).items():
+            self._maps[label] = name, name
+
+    async def prefetch_fixed(self, supervoxels: Iterable[int]) -> None:
+        """Look up the posted mappings of many supervoxels at once."""
+        wanted = [label for label in supervoxels if label not in self._fixed]
+        if await fixed_count(self._below):
+            for label, body in (await looked_up(self._below, keys.FIXED, wanted)).items():
+                self._fixed[label] = body, body
+
+    async def prefetch_bodies(self, bodies: Iterable[int]) -> None:
+        """Look up the groups of many whole bodies at once."""
+        wanted = [body for body in bodies if body not in self._roots]
+        for body, name in (await looked_up(self._below, keys.ROOT, wanted)).items():
+            self._roots[body] = name, name
 
     async def group_of(self, supervoxel: int) -> int | None:
         """The group of a supervoxel, `RETIRED`, or None."""
@@ -205,7 +234,12 @@ class Forest:
 
     async def members(self, body: int) -> list[int]:
         """The supervoxels of a body as they are now; costs as much as it has."""
-        listed = (await members(self._below, body)).tolist() if await mark(self._below) else [body]
+        await self.root_of(body)
+        await self.group_of(body)
+        if self._roots[body][0] is not None:
+            listed = (await members(self._below, body)).tolist()
+        else:
+            listed = [body] if self._maps[body][0] is None else []
         return sorted([label for label in {*listed, *self._moved_in[body]} if await self._is_in(label, body)])
 
     async def _is_in(self, supervoxel: int, body: int) -> bool:
@@ -371,6 +405,23 @@ class Forest:
             operations = [*self.operations, ["rebuild", *sorted(self._touched - told)]]
             value = {"map": maps, "fixed": fixed, "groups": groups, "operations": operations}
         await stage_turn(self._below, value)
+
+
+async def fix_all(mutation: Mutation, changes: Sequence[tuple[int, int | None, int | None]]) -> None:
+    """Change posted mappings that differ from the groups: rows of a supervoxel, its body before, and its body now."""
+    grown = 0
+    for label, before, now in changes:
+        if before is not None:
+            mutation.delete(keys.FIXED.key(label, before))
+        if now is not None:
+            mutation.put(keys.FIXED.key(label, now), b"")
+        grown += (now is not None) - (before is not None)
+    if grown:
+        mutation.put(keys.FIXED_COUNT, keys.number(await fixed_count(mutation) + grown))
+    if changes:
+        fixed = [[label, now] for label, _, now in changes]
+        told = {"map": [], "fixed": fixed, "groups": [], "operations": []} if len(fixed) <= LONGEST_TURN else {}
+        await stage_turn(mutation, told)
 
 
 async def stage_turn(mutation: Mutation, value: dict[str, Any]) -> None:

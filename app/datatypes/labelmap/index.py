@@ -270,6 +270,13 @@ def decode_block_index(number: int) -> Triple:
     return z, y, x
 
 
+def decode_block_indices(numbers: U64) -> npt.NDArray[np.int64]:
+    """The places of many blocks: int64 (n, 3) as z, y, x."""
+    shifts = np.array([2 * _FIELD, _FIELD, 0], np.uint64)
+    fields = (numbers[:, None] >> shifts & np.uint64((1 << _FIELD) - 1)).astype(np.int64)
+    return np.where(fields & _SIGN, -(fields & ~_SIGN), fields)
+
+
 async def message(reader: Reader, body: int) -> LabelIndex | None:
     """The index of a body as DVID's message, None if it has no voxels."""
     found = await entries(reader, body, False)

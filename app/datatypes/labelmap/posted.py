@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import numpy as np
 import orjson
 
-from app.datatypes.labelmap import deltas, index, keys
+from app.datatypes.labelmap import deltas, groups, index, keys, mapping
 from app.datatypes.labelmap.groups import Forest
-from app.datatypes.labelmap.keys import Counts
+from app.datatypes.labelmap.keys import U64, Counts
 from app.formats.dvid_pb2 import LabelIndex
 from app.versioning.tree import Mutation
 
@@ -27,28 +28,33 @@ async def put_indices(mutation: Mutation, messages: Sequence[LabelIndex], seed: 
     replaced = {message.label for message in messages}
     posted = _each_once([_entries(message) for message in messages])
     labels = np.unique(np.concatenate([entries.supervoxels for entries in posted]))
-    await forest.prefetch(labels.tolist())
-    parts = [_erased(await index.counts(mutation, labels)), *posted]
+    await forest.prefetch({*labels.tolist(), *replaced})
+    await forest.prefetch_fixed(labels.tolist())
+    await forest.prefetch_bodies(replaced)
+    before = await index.counts(mutation, labels)
+    had_voxels = set(np.unique(before.supervoxels).tolist())
+    all_gone: list[int] = []
     for message, entries in zip(messages, posted, strict=True):
         body = message.label
         listed = set(entries.supervoxels.tolist())
         present = await forest.members(body)
         gone = [label for label in present if label not in listed]
-        if gone:
-            parts.insert(0, _erased(await index.counts(mutation, np.array(gone, np.uint64))))
+        all_gone += gone
         for label in listed:
             owner = await forest.body_of(label)
-            if owner not in (0, body) and owner not in replaced and await index.has_voxels(mutation, label):
+            if owner not in (0, body) and owner not in replaced and label in had_voxels:
                 forest.left_stale.append((owner, label))
         shown = {label: await forest.shown(label) for label in [*gone, *listed]}
         await forest.put_in(body, [label for label in listed if await forest.body_of(label) != body])
         for label in gone:
             await forest.put_in(label, [label])
-        for label, before in shown.items():
-            await forest.fix_if_other(label, before)
-        _put_head(mutation, message, bool(listed))
+        for label, body_before in shown.items():
+            await forest.fix_if_other(label, body_before)
     await forest.flush()
-    await deltas.add(mutation, deltas.latest(parts))
+    for message, entries in zip(messages, posted, strict=True):
+        _put_head(mutation, message, len(entries) > 0)
+    gone_before = await index.counts(mutation, np.unique(np.array(all_gone, np.uint64)))
+    await deltas.add(mutation, deltas.latest([_erased(gone_before), _erased(before), *posted]))
 
 
 def _each_once(posted: Sequence[Counts]) -> list[Counts]:
@@ -73,36 +79,39 @@ def _put_head(mutation: Mutation, message: LabelIndex, is_there: bool) -> None:
 
 def _entries(message: LabelIndex) -> Counts:
     """The rows of a posted index."""
-    rows = [
-        (supervoxel, index.decode_block_index(place), number)
-        for place, block in message.blocks.items()
-        for supervoxel, number in block.counts.items()
-        if supervoxel and number
-    ]
-    if not rows:
-        return Counts.of_keys([])
-    return Counts(
-        np.array([supervoxel for supervoxel, _, _ in rows], np.uint64),
-        np.array([zyx for _, zyx, _ in rows], np.int64),
-        np.array([number for _, _, number in rows], np.uint32),
-    )
+    blocks = [(place, len(block.counts)) for place, block in message.blocks.items()]
+    counts = [pair for block in message.blocks.values() for pair in block.counts.items()]
+    table = np.array(counts, np.uint64).reshape(-1, 2)
+    places = np.repeat(np.array([place for place, _ in blocks], np.uint64), [number for _, number in blocks])
+    is_there = (table[:, 0] != 0) & (table[:, 1] != 0)
+    table, places = table[is_there], places[is_there]
+    return Counts(table[:, 0].copy(), index.decode_block_indices(places), table[:, 1].astype(np.uint32))
 
 
 def _erased(entries: Counts) -> Counts:
     return Counts(entries.supervoxels, entries.blocks, np.zeros_like(entries.voxels))
 
 
-async def put_mapping(mutation: Mutation, pairs: Sequence[tuple[int, int]], seed: int) -> None:
+async def put_mapping(mutation: Mutation, supervoxels: U64, bodies: U64) -> None:
     """Map supervoxels to bodies; of several entries for one supervoxel the last one stays.
 
     Only reads of voxels follow: a pipeline posts the label indices of the same bodies itself.
     """
-    forest = Forest(mutation, seed)
-    wanted = dict(pairs)
-    await forest.prefetch(wanted)
-    for supervoxel, body in wanted.items():
-        if body == supervoxel:  # said in so many words: `mapping` does not ask whether it exists
-            await forest.fix(supervoxel, body)
-        else:
-            await forest.fix_if_other(supervoxel, body)
-    await forest.flush()
+    labels, last = np.unique(supervoxels[::-1], return_index=True)
+    bodies = bodies[::-1][last]
+    # One to itself is said in so many words: `mapping` does not ask whether it exists.
+    is_needed = (bodies == labels) | (await _owners(mutation, labels) != bodies)
+    present: dict[int, int | None] = dict.fromkeys(labels.tolist())
+    if await groups.fixed_count(mutation):
+        present = await groups.looked_up(mutation, keys.FIXED, labels.tolist())
+    rows = zip(labels.tolist(), bodies.tolist(), is_needed.tolist(), strict=True)
+    wanted = [(label, present[label], body if needed else None) for label, body, needed in rows]
+    await groups.fix_all(mutation, [row for row in wanted if row[1] != row[2]])
+
+
+async def _owners(mutation: Mutation, supervoxels: U64) -> U64:
+    """The bodies whose indices list supervoxels."""
+    if len(supervoxels) > groups.TOGETHER:
+        return (await mapping.load_groups(mutation)).apply(supervoxels)
+    found = await asyncio.gather(*[groups.body_of(mutation, label) for label in supervoxels.tolist()])
+    return np.array(found, np.uint64)

@@ -216,12 +216,15 @@ async def post_mappings(request: Request) -> Response:
     """Map supervoxels to bodies; of several entries for one the last stays."""
     message = _parse(MappingOps(), await request.body())
     data = request.data
-    pairs = [(original, operation.mapped) for operation in message.mappings for original in operation.original]
+    supervoxels = np.array([original for operation in message.mappings for original in operation.original], np.uint64)
+    bodies = [operation.mapped for operation in message.mappings]
+    numbers = [len(operation.original) for operation in message.mappings]
+    of_supervoxels = np.repeat(np.array(bodies, np.uint64), numbers)
     mutation_id = await data.mutation_id()
     record = Record("post-mappings", data.home.uuid, mutation_id, request.user, request.app)
 
     async def change(mutation: Mutation) -> None:
-        await posted.put_mapping(mutation, pairs, mutation_id)
+        await posted.put_mapping(mutation, supervoxels, of_supervoxels)
         mutation.record(record)
 
     await data.mutate(change, by_admin=may_write_locked(request))
