@@ -13,6 +13,7 @@ from app.core.errors import Invalid
 from app.datatypes import DATATYPES, imageblk
 from app.routes import (
     annotation,
+    curation,
     instances,
     keyvalue,
     labelsz,
@@ -100,7 +101,7 @@ async def open_datastore(settings: Settings) -> Datastore:
 
 def endpoints() -> tuple[list[Endpoint], dict[str, list[Endpoint]]]:
     """All endpoints: of the server, and of each datatype's instances."""
-    general = endpoints_of(server, repos, nodes)
+    general = endpoints_of(server, repos, curation, nodes)
     by_type = {
         typename: [
             described

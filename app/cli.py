@@ -18,6 +18,7 @@ from app.settings import HANDED_SETTINGS, Settings
 
 #: Commands whose modules are loaded when they are asked for, as their libraries take long to load.
 COMMANDS = {
+    "admin": "app.commands.admin",
     "demo": "app.commands.demo",
     "ingest": "app.commands.ingest",
     "reindex": "app.commands.verify",

@@ -127,7 +127,7 @@ async def post_repo_log(request: Request) -> Response:
 @endpoint("POST", "/api/repo/{version}/merge", body=_MERGE, answer='{"child": uuid}')
 async def post_merge(request: Request) -> Response:
     """Make a child of several locked versions. Refused, with a list, if they changed the same things differently."""
-    body = await _body(request)
+    body = await json_body(request)
     if body.get("mergeType") != "conflict-free":
         raise Invalid("mergeType must be conflict-free")
     return await _merged(request, body, [])
@@ -136,7 +136,7 @@ async def post_merge(request: Request) -> Response:
 @endpoint("POST", "/api/repo/{version}/resolve", body=_RESOLVE, answer='{"child": uuid}')
 async def post_resolve(request: Request) -> Response:
     """Make a child of several locked versions; in the instances named a conflict is won by the earlier parent."""
-    body = await _body(request)
+    body = await json_body(request)
     names = _words(body, "data")
     if not names:
         raise Invalid("name at least one data instance in data")
@@ -167,11 +167,20 @@ def _merge_of(instance: Instance) -> Merge:
     return DATATYPES[instance.typename].merge  # whoever cannot read an instance cannot merge it either
 
 
-async def _body(request: Request) -> dict[str, Any]:
+async def json_body(request: Request) -> dict[str, Any]:
+    """The body, which must be a JSON object."""
     body = await request.json()
     if not isinstance(body, dict):
         raise Invalid("the body must be a JSON object")
     return body
+
+
+def word(body: dict[str, Any], name: str) -> str:
+    """A string of a body that must be there."""
+    value = body.get(name)
+    if not isinstance(value, str) or not value:
+        raise Invalid(f"the body must be a JSON object with {name!r} as a string")
+    return value
 
 
 def _words(body: dict[str, Any], name: str) -> list[str]:

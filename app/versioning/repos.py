@@ -122,7 +122,7 @@ class Repos:
                 description=repo.description if description is None else description,
             ), []
 
-        await self._change(root, change)
+        await self.change(root, change)
 
     async def add_log(self, root: str, lines: Sequence[str]) -> None:
         """Append to the log of a repo."""
@@ -130,7 +130,7 @@ class Repos:
         async def change(repo: Repo) -> tuple[Repo, list[Change]]:
             return replace(repo, log=[*repo.log, *_stamped(lines)]), []
 
-        await self._change(root, change)
+        await self.change(root, change)
 
     async def touch(self, root: str) -> None:
         """Make every pod look at a repo again, after an administrator wrote to a locked version."""
@@ -138,7 +138,7 @@ class Repos:
         async def change(repo: Repo) -> tuple[Repo, list[Change]]:
             return repo, []
 
-        await self._change(root, change)
+        await self.change(root, change)
 
     # ------------------------------------------------------------------ versions
 
@@ -153,7 +153,7 @@ class Repos:
                 raise NotAllowed(f"version {version} is locked")
             return repo, [_changed(repo, _annotated(node, note, log))]
 
-        await self._change(root, change)
+        await self.change(root, change)
 
     async def lock(self, root: str, version: str, note: str, log: Sequence[str]) -> None:
         """Lock a version in the catalog. Its trees are sealed afterwards, by the caller."""
@@ -164,7 +164,7 @@ class Repos:
                 raise NotAllowed(f"version {version} is locked already")
             return repo, [_changed(repo, replace(_annotated(node, note or None, log), locked=True))]
 
-        await self._change(root, change)
+        await self.change(root, change)
 
     async def add_version(
         self,
@@ -192,24 +192,21 @@ class Repos:
             node = Version(child, number, target, note, [], locked, list(parents), made, made)
             return repo, [Change(f"repos/{root}/versions/{child}", node.document(), NEW)]
 
-        await self._change(root, change)
+        await self.change(root, change)
         return child
 
     # ------------------------------------------------------------------ instances
 
     async def add_instance(self, root: str, instance: Instance) -> None:
         """A new data instance, there by name in all versions."""
-        if instance.name in RESERVED_NAMES:
-            raise Invalid(f"data name {instance.name!r} is reserved")
-        if not instance.name or "/" in instance.name:
-            raise Invalid("a data name must not be empty or contain a slash")
+        check_data_name(instance.name)
 
         async def change(repo: Repo) -> tuple[Repo, list[Change]]:
             if instance.name in repo.by_name:
                 raise NotAllowed(f"data instance {instance.name!r} already exists in repo {root}")
             return repo, [Change(f"repos/{root}/instances/{instance.uuid}", instance.document(), NEW)]
 
-        await self._change(root, change)
+        await self.change(root, change)
 
     async def edit_instance(self, root: str, data_uuid: str, edit: Callable[[Instance], Instance]) -> Instance:
         """Change an instance's properties; these are not versioned."""
@@ -221,12 +218,13 @@ class Repos:
             edited = edit(instance)
             return repo, [Change(f"repos/{root}/instances/{data_uuid}", edited.document(), None)]
 
-        await self._change(root, change)
+        await self.change(root, change)
         return self._forest.repos[root].instances[data_uuid]
 
     # ------------------------------------------------------------------ the catalog
 
-    async def _change(self, root: str, change: Callable[[Repo], Awaitable[tuple[Repo, list[Change]]]]) -> None:
+    async def change(self, root: str, change: Callable[[Repo], Awaitable[tuple[Repo, list[Change]]]]) -> None:
+        """Replace a repo's document, and others in the same commit, as `change` says of the newest one."""
         for attempt in range(ATTEMPTS):
             await self.refresh()
             repo = self._forest.repos.get(root)
@@ -270,6 +268,14 @@ class Repos:
             instances={instance.name: Instance(instance.name, **instance.data) for instance in instances},
             revision=document.revision,
         )
+
+
+def check_data_name(name: str) -> None:
+    """Refuse names of data instances that no URL could have."""
+    if name in RESERVED_NAMES:
+        raise Invalid(f"data name {name!r} is reserved")
+    if not name or "/" in name:
+        raise Invalid("a data name must not be empty or contain a slash")
 
 
 def _check_part(text: str, what: str) -> None:

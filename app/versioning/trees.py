@@ -94,6 +94,13 @@ class Trees:
         async for _ in self.store.remove(folder_of(folder, version)):
             pass
 
+    def forget(self, folder: str) -> None:
+        """Let go of what is known of an instance that is no more."""
+        for key in [key for key in self._trees if key[0] == folder]:
+            del self._trees[key]
+        for owned in [owned for owned in self._owners if owned[0] == folder]:
+            del self._owners[owned]
+
     async def drain(self) -> None:
         """Wait for all mutations under way."""
         await asyncio.gather(*[tree.drain() for tree in list(self._trees.values())])
