@@ -96,10 +96,14 @@ class Trees:
 
     def forget(self, folder: str) -> None:
         """Let go of what is known of an instance that is no more."""
-        for key in [key for key in self._trees if key[0] == folder]:
-            del self._trees[key]
+        for _, version in [key for key in [*self._trees] if key[0] == folder]:
+            self._drop(folder, version)
         for owned in [owned for owned in self._owners if owned[0] == folder]:
             del self._owners[owned]
+
+    def _drop(self, folder: str, version: str) -> None:
+        self._trees.pop((folder, version), None)
+        self._recent.pop((folder, version), None)
 
     async def drain(self) -> None:
         """Wait for all mutations under way."""

@@ -39,7 +39,7 @@ WAITING = {
 #: Steps that differ on purpose: how their failures begin, and why.
 DIFFERS = {
     "versions/merge-conflict-and-errors.json": [
-        ("23 POST /api/repo/{root}/merge", "DVID makes the merge, and the keys in conflict are gone; ours refuses it"),
+        ("24 POST /api/repo/{root}/merge", "DVID makes the merge, and the keys in conflict are gone; ours refuses it"),
         ("stopped", "the rest is about that child"),
     ],
     "labelmap/mutate-sparsevol-formats.json": [
