@@ -11,6 +11,7 @@ from app.kernels import (
     downres,
     fnv,
     forests,
+    index_messages,
     label_block,
     leaves,
     lz4_labels,
@@ -46,6 +47,7 @@ def compile_all() -> None:
     cubes = corners, bits, np.array([0, len(corners)])
     closest.closest(cubes, cubes, places[:, :2], (1.0, 1.0, 1.0), 9.0)
     contacts.contacts([block], places, np.ones(1, bool), (16, 16, 16), wanted[:1], wanted[1:])
+    index_messages.blocks_message(index_messages.block_numbers(places), wanted[:1], np.ones(1, np.uint32))
     splits.cut(found, (16, 16, 16))
     splits.touched(block, found)
     splits.apply(block, found, wanted, wanted + np.uint64(10), wanted + np.uint64(20))

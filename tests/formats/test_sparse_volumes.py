@@ -2,7 +2,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.errors import Invalid
@@ -13,6 +13,7 @@ SPAN = st.tuples(*[st.integers(-(2**31), 2**31 - 1)] * 3, st.integers(1, 2**31 -
 )
 
 
+@settings(deadline=None)
 @given(st.lists(SPAN, min_size=1, max_size=20))
 def test_runs_come_back(rows: list[tuple[int, int, int, int]]) -> None:
     runs = np.array(rows, np.int32)

@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.kernels import places
@@ -7,6 +7,7 @@ from app.kernels import places
 NUMBER = st.one_of(st.integers(-3, 3), st.integers(-(2**31), 2**31))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(NUMBER, NUMBER, NUMBER), max_size=40))
 def test_order_and_unique(rows: list[tuple[int, int, int]]) -> None:
     given_rows = np.array(rows, np.int64).reshape(-1, 3)

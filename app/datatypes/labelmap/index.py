@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +12,11 @@ import orjson
 
 from app.core.errors import Absent, Invalid
 from app.core.geometry import Triple
+from app.core.work import Workers
 from app.datatypes.labelmap import deltas, groups, keys, mapping
 from app.datatypes.labelmap.keys import U64, Counts
 from app.formats.dvid_pb2 import LabelIndex
+from app.kernels import index_messages
 from app.versioning.snapshot import Reader, Snapshot
 from app.versioning.tree import Mutation
 
@@ -24,6 +25,8 @@ _FIELD = 21
 _SIGN = 1 << (_FIELD - 1)
 #: Supervoxels whose numbers are this close are listed together, with whatever lies between them.
 GAP = 32
+#: An index of so few rows is encoded at once; handing it to a thread would take as long.
+FEW_ROWS = 5000
 #: Lists under way at once.
 TOGETHER = 256
 _BODY_MEMO = b"memo/body/"
@@ -255,53 +258,32 @@ async def bodies(snapshot: Snapshot, first: int, limit: int) -> tuple[U64, U64]:
 # ------------------------------------------------------------------ DVID's message
 
 
-def encode_block_index(zyx: Iterable[int]) -> int:
-    """A block's place as the message has it: 21 bits for each of z, y, x, sign and magnitude."""
-    number = 0
-    for value in zyx:
-        number = number << _FIELD | (abs(value) | (_SIGN if value < 0 else 0))
-    return number
-
-
-def decode_block_index(number: int) -> Triple:
-    """The inverse of `encode_block_index`."""
-    fields = [number >> shift & (1 << _FIELD) - 1 for shift in (2 * _FIELD, _FIELD, 0)]
-    z, y, x = (-(value & ~_SIGN) if value & _SIGN else value for value in fields)
-    return z, y, x
-
-
 def decode_block_indices(numbers: U64) -> npt.NDArray[np.int64]:
-    """The places of many blocks: int64 (n, 3) as z, y, x."""
+    """The places of blocks, int64 (n, 3) as z, y, x, from their numbers: 21 bits for each, sign and magnitude."""
     shifts = np.array([2 * _FIELD, _FIELD, 0], np.uint64)
     fields = (numbers[:, None] >> shifts & np.uint64((1 << _FIELD) - 1)).astype(np.int64)
     return np.where(fields & _SIGN, -(fields & ~_SIGN), fields)
 
 
-async def message(reader: Reader, body: int) -> LabelIndex | None:
-    """The index of a body as DVID's message, None if it has no voxels."""
-    found = await entries(reader, body, False)
+async def message(snapshot: Snapshot, body: int, workers: Workers) -> bytes | None:
+    """The index of a body as DVID's message `LabelIndex`, None if it has no voxels."""
+    found = await entries(snapshot, body, False)
     if not len(found):
         return None
-    change = await last_change(reader, body)
-    index = LabelIndex(
+    change = await last_change(snapshot, body)
+    rest: bytes = LabelIndex(
         label=body,
         last_mutid=change.mutation_id,
         last_mod_user=change.user,
         last_mod_app=change.app,
         last_mod_time=change.time,
-    )
-    rows = zip(found.blocks.tolist(), found.supervoxels.tolist(), found.voxels.tolist(), strict=True)
-    for zyx, supervoxel, number in rows:
-        index.blocks[encode_block_index(zyx)].counts[supervoxel] = number
-    return index
+    ).SerializeToString()
+    if len(found) <= FEW_ROWS:
+        return _encoded(found) + rest
+    return await workers.run(_encoded, found) + rest
 
 
-def summary(index: LabelIndex) -> dict[str, Any]:
-    """The answer of `index?metadata-only=true`."""
-    return {
-        "num_voxels": sum(number for block in index.blocks.values() for number in block.counts.values()),
-        "last_mutid": index.last_mutid,
-        "last_mod_time": index.last_mod_time,
-        "last_mod_user": index.last_mod_user,
-        "last_mod_app": index.last_mod_app,
-    }
+def _encoded(rows: Counts) -> bytes:
+    numbers = index_messages.block_numbers(rows.blocks)
+    order = np.argsort(numbers, kind="stable")
+    return index_messages.blocks_message(numbers[order], rows.supervoxels[order], rows.voxels[order]).tobytes()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -10,11 +12,11 @@ from typing import Any
 import lz4.block
 import numpy as np
 from google.protobuf.message import DecodeError
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from app.core.errors import Absent, Invalid
 from app.datatypes.config import Config
-from app.datatypes.labelmap import changed_settings, counters, deltas, groups, index, mapping, posted
+from app.datatypes.labelmap import changed_settings, counters, deltas, groups, index, mapping, memo, posted
 from app.formats.dvid_pb2 import LabelIndex, LabelIndices, MappingOps
 from app.routes import answers
 from app.routes.endpoint import Parameter, endpoint
@@ -22,10 +24,13 @@ from app.routes.keyvalue import may_write_locked
 from app.routes.labelmap.parameters import HASH, MAX_LABEL, body_label, check_indexed, label_of, labels_in_body
 from app.routes.request import Request
 from app.versioning.log import Record
+from app.versioning.snapshot import Snapshot
 from app.versioning.tree import Mutation
 
 #: As many bodies as one request for indices may name.
 MAX_INDICES = 50_000
+#: Bodies whose indices are put together at the same time.
+TOGETHER = 256
 #: DVID's header byte of a stored value: LZ4, no checksum.
 _LZ4_VALUE = 4 << 5
 
@@ -59,13 +64,32 @@ async def post_info(request: Request) -> Response:
 )
 async def get_index(request: Request) -> Response:
     """The blocks of a body and its supervoxels' voxels in each."""
-    body = body_label(request.path["body"])
-    message = await index.message(await request.head(), body)
-    if message is None or request.query["mutid"] is not None:
-        raise Absent(f"no index of body {body} found")
+    body, snapshot = body_label(request.path["body"]), await request.head()
+    if request.query["mutid"] is not None:
+        raise Absent(f"no index of body {body} before a mutation is kept")
     if request.query["metadata-only"]:
-        return answers.json(index.summary(message))
-    return answers.octets(message.SerializeToString())
+        return await _summary(snapshot, body)
+    facet = "index"
+    message: bytes | None = memo.recall(snapshot, body, facet)
+    if message is None:
+        message = await index.message(snapshot, body, request.service.workers)
+        if message is None:
+            raise Absent(f"no index of body {body} found")
+        memo.remember(snapshot, body, facet, message, len(message))
+    return answers.octets(message)
+
+
+async def _summary(snapshot: Snapshot, body: int) -> Response:
+    entries, change = await index.label_counts(snapshot, body, False), await index.last_change(snapshot, body)
+    return answers.json(
+        {
+            "num_voxels": entries.size,
+            "last_mutid": change.mutation_id,
+            "last_mod_time": change.time,
+            "last_mod_user": change.user,
+            "last_mod_app": change.app,
+        }
+    )
 
 
 @endpoint("POST", "index/{body}", body="LabelIndex")
@@ -82,12 +106,13 @@ async def post_index(request: Request) -> Response:
 @endpoint("GET", "indices", query=[HASH], body="[body, ...]", media=answers.OCTETS, answer="LabelIndices")
 async def get_indices(request: Request) -> Response:
     """The indices of bodies in their order; of an absent one just the label."""
-    snapshot = await request.head()
-    message = LabelIndices()
-    for body in await labels_in_body(request, most=MAX_INDICES):
-        found = await index.message(snapshot, body)
-        message.indices.append(found if found is not None else LabelIndex(label=body))
-    return answers.octets(message.SerializeToString())
+
+    def part(body: int, message: bytes | None) -> bytes:
+        message = LabelIndex(label=body).SerializeToString() if message is None else message
+        # `LabelIndices` is its indices one after the other, each with its field's key and its length.
+        return b"\x0a" + _varint(len(message)) + message
+
+    return await _of_each(request, part)
 
 
 @endpoint("POST", "indices", body="LabelIndices")
@@ -107,16 +132,43 @@ async def post_indices(request: Request) -> Response:
 )
 async def get_indices_compressed(request: Request) -> Response:
     """For each body: uint64 length, uint64 label, and the index as DVID stores it; length 0 for an absent one."""
-    snapshot = await request.head()
-    parts: list[bytes] = []
-    for body in await labels_in_body(request, most=MAX_INDICES):
-        found = await index.message(snapshot, body)
-        value = b""
-        if found is not None:
-            raw = found.SerializeToString()
-            value = bytes([_LZ4_VALUE]) + lz4.block.compress(raw, store_size=True)
-        parts.append(struct.pack("<QQ", len(value), body) + value)
-    return answers.octets(b"".join(parts))
+
+    def part(body: int, message: bytes | None) -> bytes:
+        value = b"" if message is None else bytes([_LZ4_VALUE]) + lz4.block.compress(message, store_size=True)
+        return struct.pack("<QQ", len(value), body) + value
+
+    return await _of_each(request, part)
+
+
+async def _of_each(request: Request, part: Callable[[int, bytes | None], bytes]) -> Response:
+    """What `part` makes of the index of each body that a request lists; many bodies are answered in a stream."""
+    snapshot, workers = await request.head(), request.service.workers
+    bodies = await labels_in_body(request, most=MAX_INDICES)
+
+    async def piece(start: int) -> bytes:
+        some = bodies[start : start + TOGETHER]
+        found = await asyncio.gather(*[index.message(snapshot, body, workers) for body in some])
+        return await workers.run(b"".join, [part(*both) for both in zip(some, found, strict=True)])
+
+    first = await piece(0)  # and with it most reasons to refuse
+    if len(bodies) <= TOGETHER:
+        return answers.octets(first)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield first
+        for start in range(TOGETHER, len(bodies), TOGETHER):
+            yield await piece(start)
+
+    return StreamingResponse(pieces(), media_type=answers.OCTETS)
+
+
+def _varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
 
 
 @endpoint("GET", "index-version/{body}", media="text/plain", answer="a UUID")
