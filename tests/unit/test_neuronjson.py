@@ -195,6 +195,36 @@ def test_a_pattern_takes_linear_time() -> None:
     assert answer({"s": "re/^(a+)+$"}, [{"s": "a" * 50_000 + "b"}]) == []
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    ["ab", "^ab", "ab*", "ab?c", "ab{0,1}", "ab+", "a|b", "^a|b", "(?i)AB", "(?i:A)b", "[ab]", r"\bab", "a.b", "",
+     "a b-c",
+     "^\u03b3x*", "x*", "^", "(ab)?", "a(b|c)", "\u0661+", "a{0}b", "ab$"],
+)  # fmt: skip
+def test_the_quick_look_before_a_pattern_changes_nothing(pattern: str) -> None:
+    texts = [
+        "",
+        "a",
+        "b",
+        "ab",
+        "xab",
+        "AB",
+        "aB",
+        "ac",
+        "a b-c",
+        "abb",
+        "\u03b3",
+        "\u03b3xx",
+        "\u0661",
+        "a\nb",
+        "cab c",
+    ]
+    compiled = re.compile(pattern)  # which says the same of all of these
+    assert [queries.Pattern(pattern).matches(text) for text in texts] == [
+        compiled.search(text) is not None for text in texts
+    ]
+
+
 # ---------------------------------------------------------------- schemas
 
 SCHEMA = schemas.compiled(

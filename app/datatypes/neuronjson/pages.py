@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-from app.datatypes.neuronjson import keys
+from app.datatypes.neuronjson import documents, keys
+from app.datatypes.neuronjson.queries import Column
 from app.versioning.cache import Cache
 from app.versioning.snapshot import Snapshot
 
@@ -24,6 +25,8 @@ T = TypeVar("T")
 PAGE = 256
 #: Pages that are read from the store together.
 TOGETHER = 16
+#: Columns of a page that are carried on when annotations change; others are made again.
+COLUMNS = 100
 #: More pages than this times the number needed are rearranged.
 SPARSE = 3
 
@@ -31,12 +34,13 @@ SPARSE = 3
 class Page:
     """Some bodies, ascending, and the place of their facets in the cache."""
 
-    __slots__ = ("_cache", "bodies", "scope")
+    __slots__ = ("_cache", "_columns", "bodies", "scope")
 
     def __init__(self, bodies: Sequence[int], cache: Cache) -> None:
         self.bodies = bodies
         self.scope = cache.new_scope()
         self._cache = cache
+        self._columns: set[str] = set()
 
     @property
     def everything(self) -> int:
@@ -50,6 +54,25 @@ class Page:
     def remember(self, facet: Hashable, value: Any, size_bytes: int) -> None:
         """Keep a facet for as long as there is room."""
         self._cache.put(self.scope, b"", facet, value, size_bytes)
+
+    def column(self, name: str) -> Column | None:
+        """The column of a field, if it is in memory."""
+        found: Column | None = self.recall(("column", name))
+        return found
+
+    def keep_column(self, name: str, column: Column) -> None:
+        """Remember a column."""
+        if len(self._columns) < COLUMNS:
+            self._columns.add(name)
+        self.remember(("column", name), column, column.size_bytes)
+
+    def take_columns(self, old: Page, changes: Mapping[int, bytes]) -> None:
+        """Take over what another page of the same bodies has, with other annotations at some places."""
+        known = {name: column for name in old._columns if (column := old.column(name)) is not None}
+        if known:
+            parsed = {1 << place: documents.decode(stored) for place, stored in changes.items()}
+            for name, column in known.items():
+                self.keep_column(name, column.replaced({bit: each.get(name) for bit, each in parsed.items()}))
 
     def stored(self) -> list[bytes] | None:
         """The stored annotations in the order of the bodies, if they are in memory."""
@@ -130,6 +153,9 @@ class Pages:
             stored = [merged[body] for body in page.bodies]
             if before is not None:
                 page.keep([value for value in stored if value is not None])
+            if old is not None and page.bodies == ids:
+                places = {bisect_left(ids, body): value for body, value in changes.items() if value is not None}
+                page.take_columns(old, places)
             yield page
 
     def bodies(self, first: int, last: int) -> list[int]:

@@ -10,6 +10,7 @@ Annotations are matched many at a time: a set of them is an integer with a bit f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,9 @@ from app.datatypes.neuronjson.documents import ID, Document
 _PATTERN = "re/"
 _EXISTS = "exists/"
 _MAX_BODY = (1 << 64) - 1
+#: How a pattern begins that matches nothing without these characters, and what may follow so that it may lack the last.
+_LITERAL = re.compile(r"\^?((?:\w|[ ,:/-])+)")
+_OPTIONAL = ("*", "?", "{")
 
 
 class Column:
@@ -42,6 +46,18 @@ class Column:
         for item in value if type(value) is list else (value,):
             place = key_of(item)
             self.masks[place] = self.masks.get(place, 0) | bit
+
+    def replaced(self, values: Mapping[int, Any]) -> Column:
+        """The same with other values for some annotations, by their bits."""
+        changed = 0
+        for bit in values:
+            changed |= bit
+        made = Column()
+        made.present = self.present & ~changed
+        made.masks = {place: rest for place, mask in self.masks.items() if (rest := mask & ~changed)}
+        for bit, value in values.items():
+            made.add(value, bit)
+        return made
 
     @property
     def size_bytes(self) -> int:
@@ -69,34 +85,56 @@ def key_of(value: Any) -> Hashable:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
+class Pattern:
+    """A regular expression, and some characters without which it matches nothing: looking for them is quicker."""
+
+    def __init__(self, text: str) -> None:
+        options = re2.Options()
+        options.log_errors = False
+        try:
+            self._compiled = re2.compile(text, options)
+        except re2.error as error:
+            reason = error.args[0].decode("utf-8", "replace") if error.args else "unknown"
+            raise Invalid(f"{text!r} is not a regular expression: {reason}") from None
+        begin = _LITERAL.match(text)
+        self._needed = ""
+        if begin is not None and "|" not in text and "(?" not in text:
+            self._needed = begin[1][:-1] if text[begin.end() :].startswith(_OPTIONAL) else begin[1]
+
+    def matches(self, text: str) -> bool:
+        """Whether the expression matches somewhere in a text."""
+        return self._needed in text and self._compiled.search(text) is not None
+
+
 @dataclass
 class Condition:
     """What one field must be: any of some values, or a match of any of some patterns, or there, or not there."""
 
     name: str
     values: list[Hashable] = field(default_factory=list)
-    patterns: list[re2._Regexp] = field(default_factory=list)
+    patterns: list[Pattern] = field(default_factory=list)
     is_there: bool = False
     is_absent: bool = False
     _known: dict[str, bool] = field(default_factory=dict)
 
-    def mask(self, column: Column, everything: int) -> int:
-        """Which annotations of a column satisfy this."""
+    def mask(self, column: Column, candidates: int) -> int:
+        """Which candidates among the annotations of a column satisfy this."""
         found = column.present if self.is_there else 0
         if self.is_absent:
-            found |= everything & ~column.present
+            found |= ~column.present
         for value in self.values:
             found |= column.masks.get(value, 0)
         if self.patterns:
+            missing = candidates & ~found
             for text, mask in column.masks.items():
-                if mask | found != found and type(text) is str and self._matches(text):
+                if mask & missing and type(text) is str and self._matches(text):
                     found |= mask
-        return found
+        return found & candidates
 
     def _matches(self, text: str) -> bool:
         known = self._known.get(text)
         if known is None:
-            known = self._known[text] = any(pattern.search(text) is not None for pattern in self.patterns)
+            known = self._known[text] = any(pattern.matches(text) for pattern in self.patterns)
         return known
 
 
@@ -120,7 +158,7 @@ class Query:
             mask = everything
             for condition in conditions:
                 if mask:
-                    mask &= condition.mask(found[condition.name], everything)
+                    mask = condition.mask(found[condition.name], mask)
             matching |= mask
         return matching
 
@@ -142,14 +180,17 @@ def parse(body: bytes) -> Query:
             bodies = None
             break
         bodies += [body for body in listed if 0 < body <= _MAX_BODY]
-    return Query([[_condition(name, value) for name, value in each.items()] for each in objects], bodies)
+    alternatives = [[_condition(name, value) for name, value in each.items()] for each in objects]
+    for conditions in alternatives:  # patterns are dear, and fewer annotations are left for the last ones
+        conditions.sort(key=lambda condition: bool(condition.patterns))
+    return Query(alternatives, bodies)
 
 
 def _condition(name: str, given: Any) -> Condition:
     condition = Condition(name)
     for value in given if isinstance(given, list) else [given]:
         if isinstance(value, str) and value.startswith(_PATTERN):
-            condition.patterns.append(_compiled(value[len(_PATTERN) :]))
+            condition.patterns.append(Pattern(value[len(_PATTERN) :]))
         elif isinstance(value, str) and value.startswith(_EXISTS):
             wanted = value[len(_EXISTS) :]
             if wanted not in ("0", "1"):
@@ -159,13 +200,3 @@ def _condition(name: str, given: Any) -> Condition:
         elif value is not None:
             condition.values.append(key_of(value))
     return condition
-
-
-def _compiled(pattern: str) -> re2._Regexp:
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        return re2.compile(pattern, options)
-    except re2.error as error:
-        reason = error.args[0].decode("utf-8", "replace") if error.args else "unknown"
-        raise Invalid(f"{pattern!r} is not a regular expression: {reason}") from None

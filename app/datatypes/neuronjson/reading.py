@@ -135,8 +135,13 @@ def _places(mask: int) -> Iterator[int]:
 
 def _known(names: Sequence[str]) -> Callable[[Page], dict[str, Column] | None]:
     def known(page: Page) -> dict[str, Column] | None:
-        found = {name: page.recall(("column", name)) for name in names}
-        return None if None in found.values() else found
+        found: dict[str, Column] = {}
+        for name in names:
+            column = page.column(name)
+            if column is None:
+                return None
+            found[name] = column
+        return found
 
     return known
 
@@ -145,7 +150,7 @@ def _columns(names: Sequence[str]) -> Callable[[Page, list[bytes]], dict[str, Co
     def make(page: Page, stored: list[bytes]) -> dict[str, Column]:
         made = queries.columns([documents.decode(value) for value in stored], names)
         for name, column in zip(names, made, strict=True):
-            page.remember(("column", name), column, column.size_bytes)
+            page.keep_column(name, column)
         return dict(zip(names, made, strict=True))
 
     return make
