@@ -14,6 +14,7 @@ from app.datatypes import DATATYPES, imageblk
 from app.routes import (
     annotation,
     curation,
+    annotation_plain,
     instances,
     keyvalue,
     labelsz,
@@ -40,7 +41,7 @@ from app.versioning.datastore import Datastore
 
 #: The modules with the endpoints of each datatype's instances.
 ENDPOINTS: Mapping[str, list[ModuleType]] = {
-    "annotation": [instances, annotation],
+    "annotation": [instances, annotation, annotation_plain],
     "keyvalue": [instances, keyvalue],
     "labelmap": [
         *(instances, volumes, label_voxels, bodies, label_sparse, label_tables, bulk, edits, history),
