@@ -13,8 +13,8 @@ from app.core.errors import Invalid
 from app.datatypes import DATATYPES, imageblk
 from app.routes import (
     annotation,
-    curation,
     annotation_plain,
+    curation,
     instances,
     keyvalue,
     labelsz,
