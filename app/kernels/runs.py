@@ -66,8 +66,10 @@ def _call(
         return np.empty((0, 4), np.int32), 0
     sides = np.array(shape_zyx, np.int64)
     low, high = places.min(axis=0), places.max(axis=0) + 1
-    if (low * sides < -(1 << 31)).any() or (high * sides > 1 << 31).any() or (high - low)[2] * sides[2] >= 1 << 31:
-        raise ValueError("the blocks leave the range of int32, or spread too far along x")
+    if (low * sides < -(1 << 31)).any() or (high * sides > 1 << 31).any():
+        raise ValueError("the blocks leave the range of int32")
+    if len(blocks) * sides[2] >= 1 << 31:
+        raise ValueError("so many blocks could make a run too long for int32")
     cat, starts = joined(blocks, shape_zyx)
     gz, gy, gx = (int(side) // 8 for side in shape_zyx)
     first, last = (np.array(bound, np.int64) for bound in bounds_zyx)

@@ -250,3 +250,27 @@ async def test_fvdb_holds_the_voxels_of_a_scale(http: httpx.AsyncClient) -> None
     for wrong in ("fvdb/0", "fvdb/x", "fvdb/1?scale=x", "fvdb/1?scale=7", "fvdb/1?name=a%0Ab", "fvdb/1?name=a/b"):
         assert (await http.get(wrong)).status_code == 400, wrong
     assert (await http.get("fvdb/2")).status_code == 404
+
+
+async def test_a_body_at_both_ends_of_the_world(http: httpx.AsyncClient) -> None:
+    """Coordinates are int32; what has no number for so far a block says so."""
+    ones = np.full((BLOCK,) * 3, 9, "<u8").tobytes()
+    first, last = -(2**31), 2**31 - BLOCK
+    for corner in (first, last):
+        place = "_".join([str(corner)] * 3)
+        answer = await http.post(f"raw/0_1_2/{BLOCK}_{BLOCK}_{BLOCK}/{place}", content=ones)
+        assert answer.status_code == 200, answer.text
+    runs = np.frombuffer(legacy((await http.get("sparsevol/9")).content), "<i4").reshape(-1, 4)
+    assert len(runs) == 2 * BLOCK**2
+    assert (runs[:, :3].min(), runs[:, :3].max()) == (first, last + BLOCK - 1)
+    coarse = np.frombuffer(legacy((await http.get("sparsevol-coarse/9")).content), "<i4").reshape(-1, 4)
+    assert coarse.tolist() == [[first // BLOCK] * 3 + [1], [last // BLOCK] * 3 + [1]]
+    assert len((await http.get("sparsevol/9", params={"format": "blocks"})).content) == 20 + 2 * 13
+    found, _ = read((await http.get("fvdb/9", params={"scale": 2})).content)
+    assert len(found) == 2 * (BLOCK // 4) ** 3
+    near = (await http.get("proximity/9/6")).json()
+    assert near["distance_voxels"] > 2**31
+    for path in ("index/9", "indices"):
+        answer = await http.request("GET", path, content=b"[9]")
+        assert answer.status_code == 400
+        assert "too far out" in answer.text

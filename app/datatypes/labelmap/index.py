@@ -284,6 +284,9 @@ async def message(snapshot: Snapshot, body: int, workers: Workers) -> bytes | No
 
 
 def _encoded(rows: Counts) -> bytes:
-    numbers = index_messages.block_numbers(rows.blocks)
+    try:
+        numbers = index_messages.block_numbers(rows.blocks)
+    except ValueError as error:
+        raise Invalid(str(error)) from None
     order = np.argsort(numbers, kind="stable")
     return index_messages.blocks_message(numbers[order], rows.supervoxels[order], rows.voxels[order]).tobytes()

@@ -66,7 +66,7 @@ class Proximity:
         found["units"] = self._data.instance.settings["voxel_units"]
         if self._pair is not None:
             found["distance"] = self._best
-            found["distance_voxels"] = float(np.sqrt(((self._pair[0] - self._pair[1]) ** 2).sum()))
+            found["distance_voxels"] = float(np.linalg.norm((self._pair[0] - self._pair[1]).astype(float)))
             found["closest"] = self._pair[:, ::-1].tolist()
         found["contact"] = {
             "faces": sum(faces),
