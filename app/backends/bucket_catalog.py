@@ -7,6 +7,7 @@ import random
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 
 import orjson
 import tensorstore as ts
@@ -23,6 +24,7 @@ FAILURES = 3
 #: A commit leaves a mark, by which it is known if its answer was lost; marks of the hours before the last one go.
 MARK = b"commit/"
 MARK_SECONDS = 3600
+COUNTERS = "counters/"
 
 
 class _Stale(Conflict):
@@ -30,19 +32,29 @@ class _Stale(Conflict):
 
 
 class BucketCatalog:
-    """Documents under `doc/{collection}\\0{name}`, each with the nonce of the commit that wrote it as its revision."""
+    """Documents under `doc/{collection}\\0{name}`, each with the nonce of the commit that wrote it as its revision.
+
+    Those of the collection `counters` change often and alone: each is an object of its own, written with a condition.
+    """
 
     def __init__(self, store: Store, folder: str = "catalog/") -> None:
         self._store = store
+        self._folder = folder
         self._map = OrderedMap(store, folder, folder)
         self._seen: tuple[bytes, ts.KvStore] | None = None
 
     async def token(self) -> bytes | None:
-        """Bytes that change with every commit."""
+        """Bytes that change with every commit, but for those of counters."""
         return await self._map.fingerprint() or b""
+
+    async def counters_token(self) -> bytes | None:
+        """Bytes that change with every change of a counter; None where that cannot be told cheaply."""
+        return self._store.stamp(self._folder + COUNTERS)
 
     async def get(self, paths: Sequence[str]) -> list[Document | None]:
         """The documents at these paths, all of one moment."""
+        if len(paths) == 1 and _is_counter(paths[0]):
+            return [_document(paths[0], await self._store.read(self._folder + paths[0]))]
         snapshot = await self._snapshot()
         if snapshot is None:
             return [None] * len(paths)
@@ -65,6 +77,9 @@ class BucketCatalog:
     async def commit(self, changes: Sequence[Change]) -> None:
         """Apply all changes, or none."""
         if not changes:
+            return
+        if len(changes) == 1 and _is_counter(changes[0].path):
+            await self._count(changes[0])
             return
         nonce = uuid.uuid4().hex
         hour = int(time.time()) // MARK_SECONDS
@@ -98,6 +113,24 @@ class BucketCatalog:
                     raise
             await asyncio.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))
 
+    async def _count(self, change: Change) -> None:
+        """Replace the object of a counter."""
+        path, nonce = self._folder + change.path, uuid.uuid4().hex
+        if change.data is None:
+            raise AssertionError("counters are never removed")
+        value = orjson.dumps({"r": nonce, "d": change.data})
+        async with self._store.exclusively(f"{self._folder}counting/{change.path[len(COUNTERS) :]}"):
+            for _ in range(FAILURES):
+                present = await self._store.read(path)
+                if present is not None and _revision(present) == nonce:
+                    return  # the answer of an earlier attempt was lost
+                if change.revision is not None and _revision(present) != change.revision:
+                    break
+                with suppress(StoreUnavailable):
+                    if await self._store.replace(path, value, present):
+                        return
+        raise Conflict(f"catalog document {change.path} was changed by somebody else, or its store does not answer")
+
     async def close(self) -> None:
         """Nothing is held open."""
 
@@ -112,6 +145,10 @@ class BucketCatalog:
         if self._seen is None or self._seen[0] != fingerprint:
             self._seen = fingerprint, await self._map.at(await self._map.generation(fingerprint))
         return self._seen[1]
+
+
+def _is_counter(path: str) -> bool:
+    return path.startswith(COUNTERS)
 
 
 def _key(path: str) -> bytes:

@@ -60,7 +60,13 @@ class Catalog(Protocol):
         """
 
     async def token(self) -> bytes | None:
-        """Bytes that change with every commit by anybody; None where finding out costs as much as a `list`."""
+        """Bytes that change with every commit by anybody, but perhaps those of counters.
+
+        None where finding out costs as much as a `list`.
+        """
+
+    async def counters_token(self) -> bytes | None:
+        """Bytes that change with every change of a counter by anybody; None where that cannot be told cheaply."""
 
     async def close(self) -> None:
         """Let go of connections."""

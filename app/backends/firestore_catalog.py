@@ -52,6 +52,10 @@ class FirestoreCatalog:
         self._root = root
         self._timeout = timeout_seconds
 
+    async def counters_token(self) -> bytes | None:
+        """Nothing: it would cost a request."""
+        return None
+
     async def token(self) -> bytes | None:
         """Firestore has no counter of all commits; looking costs a query."""
         return None

@@ -197,6 +197,17 @@ class Store:
             self._files[name] = (status.st_ino, status.st_mtime_ns, status.st_size), value
         return value
 
+    def stamp(self, path: str) -> bytes | None:
+        """Bytes that change whenever an object directly in a folder is written; None where that cannot be told."""
+        if self.scheme != "file":
+            return None
+        try:
+            written = os.stat(self.prefix + path).st_mtime_ns
+        except OSError:
+            return b""
+        # Objects are renamed into place, which changes the folder's time; within a tick of the clock it may not show.
+        return written.to_bytes(8, "big") if time.time_ns() - written > TICK_NS else None
+
     def changed(self) -> None:
         """Say that objects may have been written: what was read in this turn of the event loop may be old."""
         self._this_turn.clear()
@@ -210,6 +221,21 @@ class Store:
         # A lost reply looks like a lost race, and both leave the object in place.
         try:
             stamp = await self.guard(root.write(path, value, if_equal=present.stamp.generation))
+        finally:
+            self.changed()
+        return bool(stamp.generation)
+
+    async def replace(self, path: str, value: bytes, present: bytes | None) -> bool:
+        """Write an object if it still holds what was seen (None: nothing); False if it does not.
+
+        A lost reply looks like a lost race: whoever must know puts something into the value to recognise it by.
+        """
+        root = await self.folder("")
+        found = await self.guard(root.read(path))
+        if (bytes(found.value) if found.state == "value" else None) != present:
+            return False
+        try:
+            stamp = await self.guard(root.write(path, value, if_equal=found.stamp.generation))
         finally:
             self.changed()
         return bool(stamp.generation)

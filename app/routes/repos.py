@@ -209,10 +209,10 @@ async def describe(service: Service, repo: Repo, version: Version) -> bytes:
         if repo.by_name[name].typename in DATATYPES
     ]
     heads = [await data.head() for data in shown]
-    state = (repo, version, await datastore.catalog.token(), datastore.repos.mutation_ids(repo.root).upcoming, *heads)
+    counters = await datastore.catalog.counters_token()  # an instance's JSON shows its counters
+    state = (repo, version, counters, datastore.repos.mutation_ids(repo.root).upcoming, *heads)
     known = service.described.get(repo.root)
-    # A catalog without a token cannot say cheaply that its counters are as they were.
-    if known is not None and state[2] is not None and _is_same(known[0], state):
+    if known is not None and counters is not None and _is_same(known[0], state):
         return known[1]
     body = await _describe(service, repo, shown)
     service.described[repo.root] = state, body

@@ -54,6 +54,8 @@ LONGEST_PAUSE_SECONDS = 0.25
 FAILURES = 3
 #: So many mutations at most share a commit; more would only make the first of them wait.
 BATCH = 256
+#: On a local folder a process commits this long, once it is its turn, before others get theirs.
+TURN_SECONDS = 0.02
 #: A commit waits this long for as many mutations as shared the one before; a client alone never waits.
 LINGER_SECONDS = 0.001
 #: On a bucket a sealed tree is looked at again this seldom: only an administrator can still change it.
@@ -228,8 +230,22 @@ class Tree:
 
     async def _work(self) -> None:
         while self._queue:
+            try:
+                async with self._store.exclusively(self.map.lock_path):
+                    await self._take_turn()
+            except DvidError as error:  # the lock is not to be had
+                _fail(self._queue, error)
+                self._queue = []
+
+    async def _take_turn(self) -> None:
+        """Commit what is queued and what comes in meanwhile, for a while: a change of turns costs about a commit."""
+        until = time.monotonic() + TURN_SECONDS
+        while self._queue or self._company > 1:
             if len(self._queue) < self._company:
                 await asyncio.sleep(LINGER_SECONDS)  # those who shared the last commit are likely to be back
+                if not self._queue:
+                    self._company = 1
+                    return
             batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
             batch = [queued for queued in batch if not queued.answer.done()]
             self._company = len(batch)
@@ -245,6 +261,8 @@ class Tree:
                 _fail([*batch, *self._queue], StoreUnavailable(f"the server is being stopped: {error!r}"))
                 self._queue = []
                 raise
+            if time.monotonic() > until:
+                return
             await asyncio.sleep(0)
 
     async def _commit(self, batch: Sequence[Queued]) -> None:
@@ -278,36 +296,33 @@ class Tree:
 
     async def _attempt(self, batch: Sequence[Queued], tried: list[_Attempt]) -> list[Any]:
         """Stage and commit a batch, unless an earlier attempt is found to have succeeded; the answers of all."""
-        async with self._store.exclusively(self.map.lock_path):
-            await self._create(next((queued.origin for queued in batch if queued.origin is not None), None))
-            # With a bucket it pays to hope that nobody else is writing; if somebody is, the commit is refused.
-            is_hopeful = self._head is not None and not tried and not self._has_met_others
-            base = await self.head(self._store.max_staleness) if is_hopeful else await self._look()
-            if base is None:
-                raise StoreUnavailable(f"the tree of version {self.version} is gone")
-            for earlier in tried:
-                record = await base.get(log.key(earlier.first))
-                if record is not None and log.nonce_of(record) == earlier.nonce:
-                    return earlier.outcomes
-            self._is_committing = True
-            try:
-                nonce = uuid.uuid4().bytes
-                staged, outcomes, first = await self._stage(base, batch, nonce)
-                if staged.writes or staged.ranges:
-                    tried.append(_Attempt(nonce, first, outcomes))
-                    looked = time.monotonic()
-                    copies = {
-                        key: source.kvstore for key, source in staged.copies.items() if source.kvstore is not None
-                    }
-                    unchanged = {SEQUENCE: await base.get(SEQUENCE)}
-                    await self.map.commit(staged.writes, staged.ranges, copies, unchanged=unchanged)
-                    self._looked = float("-inf")  # until the new generation is at hand
-                    with suppress(StoreUnavailable):
-                        await self._succeed(base, staged)
-                        self._looked = looked
-                return outcomes
-            finally:
-                self._is_committing = False
+        await self._create(next((queued.origin for queued in batch if queued.origin is not None), None))
+        # With a bucket it pays to hope that nobody else is writing; if somebody is, the commit is refused.
+        is_hopeful = self._head is not None and not tried and not self._has_met_others
+        base = await self.head(self._store.max_staleness) if is_hopeful else await self._look()
+        if base is None:
+            raise StoreUnavailable(f"the tree of version {self.version} is gone")
+        for earlier in tried:
+            record = await base.get(log.key(earlier.first))
+            if record is not None and log.nonce_of(record) == earlier.nonce:
+                return earlier.outcomes
+        self._is_committing = True
+        try:
+            nonce = uuid.uuid4().bytes
+            staged, outcomes, first = await self._stage(base, batch, nonce)
+            if staged.writes or staged.ranges:
+                tried.append(_Attempt(nonce, first, outcomes))
+                looked = time.monotonic()
+                copies = {key: source.kvstore for key, source in staged.copies.items() if source.kvstore is not None}
+                unchanged = {SEQUENCE: await base.get(SEQUENCE)}
+                await self.map.commit(staged.writes, staged.ranges, copies, unchanged=unchanged)
+                self._looked = float("-inf")  # until the new generation is at hand
+                with suppress(StoreUnavailable):
+                    await self._succeed(base, staged)
+                    self._looked = looked
+            return outcomes
+        finally:
+            self._is_committing = False
 
     async def _create(self, origin: Tree | None) -> None:
         """Give this version a tree if it has none."""

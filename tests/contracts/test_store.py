@@ -90,9 +90,11 @@ async def test_locks_exclude_and_survive_cancellation(tmp_path: Path) -> None:
         nonlocal inside
         async with store.exclusively("x/.lock"):
             inside += 1
-            assert inside == 1
-            await asyncio.sleep(0.002)
-            inside -= 1
+            try:
+                assert inside == 1
+                await asyncio.sleep(0.002)
+            finally:
+                inside -= 1
 
     tasks = [asyncio.create_task(work()) for _ in range(50)]
     await asyncio.sleep(0.01)

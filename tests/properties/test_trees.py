@@ -445,7 +445,7 @@ async def test_old_snapshots_put_nothing_in_the_cache_of_new_ones(store: Store) 
 
 
 async def test_large_values_are_read_but_not_kept(store: Store) -> None:
-    trees, value = pod(store), os.urandom(400 << 10)
+    trees, value = pod(store), os.urandom(700 << 10)
     await put(trees, b"x", value)
     for _ in range(2):
         assert await get(trees, b"x") == value

@@ -297,18 +297,10 @@ class Forest:
             await self.put_in(target, [other])
 
     async def rename(self, old: int, new: int, *, with_old: bool) -> None:
-        """Give a body another number, which no body has."""
-        self._touched |= {old, new}
-        root, none = await self.root_of(old), await self.root_of(new)
-        assert none is None
-        if root is not None:
-            self._set(self._roots, old, None)
-            self._set_group(root, Group(OF_BODY, new, (await self.group(root)).members))
-            self._set(self._roots, new, root)
+        """Give a body another number, which no body with voxels has."""
         if await self.group_of(new) is None:  # the number becomes a body's, but no supervoxel of it
-            self._set(self._maps, new, RETIRED)
-        if with_old and await self.group_of(old) is None:
-            await self.put_in(new, [old])
+            await self.retire(new)
+        await self.join(new, old, with_other=with_old)  # the number may have supervoxels that were all painted over
 
     async def revive(self, supervoxel: int) -> None:
         """Let a retired supervoxel that is painted again belong to the body of its number."""
