@@ -18,6 +18,7 @@ from app.core.errors import Absent, Invalid
 from app.datatypes.config import Config
 from app.datatypes.labelmap import changed_settings, counters, deltas, groups, index, mapping, memo, posted
 from app.formats.dvid_pb2 import LabelIndex, LabelIndices, MappingOps
+from app.formats.keyvalues import varint
 from app.routes import answers
 from app.routes.endpoint import Parameter, endpoint
 from app.routes.keyvalue import may_write_locked
@@ -31,6 +32,8 @@ from app.versioning.tree import Mutation
 MAX_INDICES = 50_000
 #: Bodies whose indices are put together at the same time.
 TOGETHER = 256
+#: Rows of the mapping made into text at once.
+ROWS_OF_TEXT = 20_000
 #: DVID's header byte of a stored value: LZ4, no checksum.
 _LZ4_VALUE = 4 << 5
 
@@ -110,7 +113,7 @@ async def get_indices(request: Request) -> Response:
     def part(body: int, message: bytes | None) -> bytes:
         message = LabelIndex(label=body).SerializeToString() if message is None else message
         # `LabelIndices` is its indices one after the other, each with its field's key and its length.
-        return b"\x0a" + _varint(len(message)) + message
+        return b"\x0a" + varint(len(message)) + message
 
     return await _of_each(request, part)
 
@@ -160,15 +163,6 @@ async def _of_each(request: Request, part: Callable[[int, bytes | None], bytes])
             yield await piece(start)
 
     return StreamingResponse(pieces(), media_type=answers.OCTETS)
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 127:
-        found.append(value & 127 | 128)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
 
 
 @endpoint("GET", "index-version/{body}", media="text/plain", answer="a UUID")
@@ -260,7 +254,13 @@ async def get_mappings(request: Request) -> Response:
     pairs = (await mapping.load(await request.head())).pairs()
     if request.query["format"] == "binary":
         return answers.octets(np.ascontiguousarray(pairs, "<u8").tobytes())
-    return answers.text("".join(f"{supervoxel} {body}\n" for supervoxel, body in pairs.tolist()))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(pairs), ROWS_OF_TEXT):
+            rows = pairs[start : start + ROWS_OF_TEXT].tolist()
+            yield "".join([f"{supervoxel} {body}\n" for supervoxel, body in rows]).encode()
+
+    return await answers.gathered(pieces(), "text/plain", {"Content-Type": "text/plain"})
 
 
 @endpoint("POST", "mappings", body="MappingOps")
