@@ -24,12 +24,13 @@ from app.versioning.snapshot import Snapshot
 _JSON = "application/json"
 _ELEMENTS = "[element, ...]"
 _KEPT = "makes no difference here; clients of DVID send it"
-_KAFKALOG = Parameter("kafkalog", "off keeps the mutation out of the events")
+_KAFKALOG = Parameter("kafkalog", "off sends no message about the mutation")
 _RELATIONS = Parameter("relationships", "true adds relations, verbose also what is known of the partners")
 
 
 def _writer(request: Request) -> Writer:
-    return Writer(request.data, request.user, request.app, may_write_locked(request))
+    is_silent = request.query.get("kafkalog") == "off"
+    return Writer(request.data, request.user, request.app, may_write_locked(request), is_silent)
 
 
 def _relations(request: Request) -> read.Relations:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from app.datatypes.annotation import labels, merge, write
+from app.datatypes.annotation import events, labels, merge, write
 from app.datatypes.datatype import Datatype
 
-DATATYPE = Datatype("annotation", has_tags=True, syncs=labels.TYPES, synced=write.synced, merge=merge.merge)
+DATATYPE = Datatype(
+    "annotation", has_tags=True, syncs=labels.TYPES, synced=write.synced, merge=merge.merge, events=events.events
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from app.core.work import Workers
 from app.datatypes import voxels
 from app.datatypes.annotation import blocks, keys, labels
 from app.datatypes.annotation.blocks import Rows
+from app.datatypes.annotation.events import written
 from app.datatypes.annotation.labels import Labels
 from app.formats import element_json
 from app.formats.element_json import I32, Element
@@ -22,28 +23,32 @@ from app.versioning.datastore import Data
 from app.versioning.log import Record
 from app.versioning.tree import Mutation
 
+#: A change, which is told the labels of now, and tells the blocks that it wrote if the log shall know.
+Change = Callable[[Mutation, Labels | None], Awaitable[Sequence[Triple] | None]]
+
 
 @dataclass(frozen=True)
 class Writer:
-    """Who writes to which instance."""
+    """Who writes to which instance, and whether nobody shall be sent a message about it."""
 
     data: Data
     user: str
     app: str
     by_admin: bool
+    is_silent: bool = False
 
-    async def mutate(
-        self, action: str, arguments: Mapping[str, Any], change: Callable[[Mutation, Labels | None], Awaitable[None]]
-    ) -> None:
-        """Run a change, which is told the labels of now, in one transaction with its record in the log."""
+    async def mutate(self, action: str, arguments: Mapping[str, Any], change: Change) -> None:
+        """Run a change in one transaction with its record in the log."""
         data = self.data
-        record = Record(action, data.home.uuid, await data.mutation_id(), self.user, self.app, arguments)
+        silent = {"silent": True} if self.is_silent else {}
+        record = Record(action, data.home.uuid, await data.mutation_id(), self.user, self.app, {**arguments, **silent})
 
         async def work(mutation: Mutation) -> None:
             if await mutation.get(keys.GRID) is None:
                 mutation.put(keys.GRID, np.array(await labels.grid(data, mutation), "<i4").tobytes())
-            await change(mutation, await labels.settle(mutation, data))
-            mutation.record(record)
+            places = await change(mutation, await labels.settle(mutation, data))
+            told = {} if places is None else written(mutation.generation + 1, places)
+            mutation.record(replace(record, arguments={**record.arguments, **told}))
 
         await data.mutate(work, by_admin=self.by_admin)
 
@@ -74,15 +79,18 @@ async def post_elements(writer: Writer, elements: Sequence[Element], workers: Wo
     """Add elements; one at the position of another replaces it."""
     rows, pieces, then = await _prepared(writer, elements, workers)
 
-    async def change(mutation: Mutation, now: Labels | None) -> None:
+    async def change(mutation: Mutation, now: Labels | None) -> Sequence[Triple]:
         await _confirm(rows, then, now)
-        await _apply(writer.data, mutation, rows, pieces)
+        return await _apply(writer.data, mutation, rows, pieces)
 
     await writer.mutate("element-post", {"Elements": len(rows)}, change)
 
 
-async def _apply(data: Data, mutation: Mutation, rows: Rows, pieces: Sequence[bytes | None]) -> None:
-    """Put elements where they belong, in the place of those at the same positions; without JSON: remove those."""
+async def _apply(data: Data, mutation: Mutation, rows: Rows, pieces: Sequence[bytes | None]) -> list[Triple]:
+    """Put elements where they belong, in the place of those at the same positions; without JSON: remove those.
+
+    The blocks concerned are answered.
+    """
     grid = await labels.grid(data, mutation)
     groups = blocks.grouped(rows["position"], grid)
     present = await blocks.fetch_rows(mutation, [zyx for zyx, _ in groups])
@@ -94,6 +102,7 @@ async def _apply(data: Data, mutation: Mutation, rows: Rows, pieces: Sequence[by
         else:
             growing.append((zyx, old, rows[chosen], new_pieces))
     await blocks.grow(mutation, growing)
+    return [zyx for zyx, _ in groups]
 
 
 def _meeting(
@@ -152,7 +161,7 @@ async def post_blocks(writer: Writer, given: Mapping[Triple, Sequence[Element]],
     everything = [element for elements in given.values() for element in elements]
     rows, pieces, then = await _prepared(writer, everything, workers)
 
-    async def change(mutation: Mutation, now: Labels | None) -> None:
+    async def change(mutation: Mutation, now: Labels | None) -> Sequence[Triple]:
         grid = await labels.grid(writer.data, mutation)
         _check_places(given, grid)
         await _confirm(rows, then, now)
@@ -161,6 +170,7 @@ async def post_blocks(writer: Writer, given: Mapping[Triple, Sequence[Element]],
         for zyx, old in zip(given, present, strict=True):
             chosen = fresh.get(zyx, np.empty(0, np.int64))
             blocks.put(mutation, zyx, old, rows[chosen], [pieces[index] for index in chosen.tolist()])
+        return list(given)
 
     await writer.mutate("blocks-post", {"Blocks": len(given), "Elements": len(rows)}, change)
 
