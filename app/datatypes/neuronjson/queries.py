@@ -96,14 +96,22 @@ class Pattern:
         except re2.error as error:
             reason = error.args[0].decode("utf-8", "replace") if error.args else "unknown"
             raise Invalid(f"{text!r} is not a regular expression: {reason}") from None
+        self._known: dict[str, bool] = {}
         begin = _LITERAL.match(text)
         self._needed = ""
         if begin is not None and "|" not in text and "(?" not in text:
             self._needed = begin[1][:-1] if text[begin.end() :].startswith(_OPTIONAL) else begin[1]
 
-    def matches(self, text: str) -> bool:
-        """Whether the expression matches somewhere in a text."""
-        return self._needed in text and self._compiled.search(text) is not None
+    def matching(self, texts: Sequence[str]) -> list[str]:
+        """The texts in which the expression matches somewhere."""
+        needed, known, found = self._needed, self._known, list[str]()
+        for text in texts if not needed else [text for text in texts if needed in text]:
+            does = known.get(text)
+            if does is None:
+                does = known[text] = self._compiled.search(text) is not None
+            if does:
+                found.append(text)
+        return found
 
 
 @dataclass
@@ -115,7 +123,6 @@ class Condition:
     patterns: list[Pattern] = field(default_factory=list)
     is_there: bool = False
     is_absent: bool = False
-    _known: dict[str, bool] = field(default_factory=dict)
 
     def mask(self, column: Column, candidates: int) -> int:
         """Which candidates among the annotations of a column satisfy this."""
@@ -124,18 +131,14 @@ class Condition:
             found |= ~column.present
         for value in self.values:
             found |= column.masks.get(value, 0)
-        if self.patterns:
-            missing = candidates & ~found
-            for text, mask in column.masks.items():
-                if mask & missing and type(text) is str and self._matches(text):
-                    found |= mask
+        missing = candidates & ~found
+        if self.patterns and missing:
+            masks = column.masks
+            texts = [text for text, mask in masks.items() if mask & missing and type(text) is str]
+            for pattern in self.patterns:
+                for text in pattern.matching(texts):
+                    found |= masks[text]
         return found & candidates
-
-    def _matches(self, text: str) -> bool:
-        known = self._known.get(text)
-        if known is None:
-            known = self._known[text] = any(pattern.matches(text) for pattern in self.patterns)
-        return known
 
 
 @dataclass(frozen=True)
