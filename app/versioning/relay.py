@@ -78,7 +78,7 @@ class Relay:
             Data(self._datastore, repo, version, instance)
             for repo in (await self._datastore.repos.forest()).repos.values()
             for instance in repo.instances.values()
-            for version in (repo.versions.values() if instance.versioned else [repo.versions[repo.root]])
+            for version in (repo.versions.values() if instance.has_versions else [repo.versions[repo.root]])
         ]
         awake = [data for data in versions if self._rests.get(_path(data), 0.0) <= time.monotonic()]
         passed = 0

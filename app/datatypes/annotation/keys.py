@@ -11,6 +11,9 @@ state/labels                up to which mutation of the labels the supervoxels a
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from app.core.errors import Invalid
 from app.core.geometry import Triple, block_key, parse_block_key
 
@@ -64,13 +67,22 @@ def tagged_range(tag: str) -> tuple[bytes, bytes]:
 
 def supervoxel(label: int, zyx: Triple) -> bytes:
     """The key that says that a block has an element in a supervoxel."""
-    return supervoxel_range(label)[0] + block_key(zyx)
+    return _SV + label.to_bytes(8, "big") + block_key(zyx)
 
 
-def supervoxel_range(label: int) -> tuple[bytes, bytes]:
-    """The range of these keys of a supervoxel."""
-    start = _SV + label.to_bytes(8, "big")
-    return start, start + b"\xff" * (_PLACE_BYTES + 1)
+def supervoxels(first: int, last: int) -> tuple[bytes, bytes]:
+    """The range of these keys of supervoxels from first to last, both included."""
+    return _SV + first.to_bytes(8, "big"), _SV + last.to_bytes(8, "big") + b"\xff" * (_PLACE_BYTES + 1)
+
+
+def places_of(keys: list[bytes], wanted: npt.NDArray[np.uint64]) -> list[Triple]:
+    """The blocks z, y, x that such keys name for supervoxels that are wanted."""
+    if not keys:
+        return []
+    rows = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1)
+    labels = np.ascontiguousarray(rows[:, len(_SV) : len(_SV) + 8]).view(">u8")[:, 0].astype(np.uint64)
+    chosen = keys if len(wanted) == 1 else [keys[index] for index in np.flatnonzero(np.isin(labels, wanted)).tolist()]
+    return [parse_block_key(key[-_PLACE_BYTES:]) for key in chosen]
 
 
 def given(label: int) -> bytes:
