@@ -20,7 +20,7 @@ import pytest
 from app.backends.store import Store
 from app.bootstrap import open_datastore
 from app.core.work import Workers
-from app.datatypes.labelmap.checks.verify import verify
+from app.datatypes.labelmap.checks.verify import Silent, verify
 from app.formats import sparse_volumes
 from app.settings import Settings
 from app.versioning import blobs
@@ -238,13 +238,6 @@ async def replayed(store: str, log: list[dict[str, Any]]) -> tuple[Model, list[s
 
 
 async def check_stored(scene: Scene) -> None:
-    class Silent:
-        def begin(self, what: str, total: int) -> None:
-            pass
-
-        def advance(self, steps: int) -> None:
-            pass
-
     datastore = await open_datastore(Settings(store=scene.store, durability="process", max_staleness=0))
     workers = Workers(2)
     try:

@@ -26,6 +26,8 @@ from hypothesis.stateful import (
 
 from app.bootstrap import build
 from app.datatypes.labelmap import deltas
+from app.datatypes.labelmap.checks.report import Report
+from app.datatypes.labelmap.checks.verify import Silent, verify
 from app.formats.dvid_pb2 import LabelIndex
 from app.routes.service import Service
 from app.settings import Settings
@@ -65,9 +67,18 @@ class Labels(RuleBasedStateMachine):
         self.at: Version | None = None
 
     def teardown(self) -> None:
+        for version in self.versions:
+            report = self.runner.run(self.verified(version))
+            assert report.is_clean, (report.summary(), report.faults)
+            assert not report.notes, report.summary()
         self.runner.run(self.client.aclose())
         self.runner.run(self.service.shutdown())
         self.runner.close()
+
+    async def verified(self, version: Version) -> Report:
+        """What `dvid-cloud verify` says of a version."""
+        data = await self.service.datastore.data(version.uuid, "seg")
+        return await verify(data, self.service.workers, Silent())
 
     # ------------------------------------------------------------ talking
 

@@ -22,7 +22,7 @@ from app.datatypes.labelmap import counters, deltas, edits, groups, index, keys,
 from app.datatypes.labelmap.checks import recount
 from app.datatypes.labelmap.checks.repair import repair
 from app.datatypes.labelmap.checks.report import Report
-from app.datatypes.labelmap.checks.verify import verify
+from app.datatypes.labelmap.checks.verify import Silent, verify
 from app.datatypes.labelmap.edits import Editor
 from app.ingest.direct import add_instance
 from app.ingest.target import Wanted
@@ -35,14 +35,6 @@ EDGE = 16
 SIDE = 4 * EDGE
 WORKERS = Workers(2)
 Damage = Callable[[Mutation], Awaitable[None]]
-
-
-class Silent:
-    def begin(self, what: str, total: int) -> None:
-        pass
-
-    def advance(self, steps: int) -> None:
-        pass
 
 
 def labels(seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint64]]:

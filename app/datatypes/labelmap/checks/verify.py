@@ -39,6 +39,16 @@ class Progress(Protocol):
         """Steps of it are done."""
 
 
+class Silent:
+    """Nobody watches."""
+
+    def begin(self, what: str, total: int) -> None:
+        """Nothing is shown."""
+
+    def advance(self, steps: int) -> None:
+        """Nothing is shown."""
+
+
 @dataclass(frozen=True)
 class Wrong:
     """Index entries that differ from the voxels: what is indexed in rows' places, and the rows as they should be."""
