@@ -15,7 +15,7 @@ import asyncio
 import hashlib
 import struct
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
 from app.core.errors import DvidError, StoreUnavailable
@@ -182,6 +182,16 @@ async def delete(mutation: Mutation, key: bytes) -> None:
     """Stage the removal of a value, whether it is there or not."""
     await _drop_pieces(mutation, key)
     mutation.delete(key)
+
+
+async def keep_only(mutation: Mutation, key: bytes, others: Iterable[bytes]) -> None:
+    """Stage the removal of the pieces of other stored values of a key that are not those of its value."""
+    kept = await mutation.get(key)
+    for stored in others:
+        value = _opened(stored, None)
+        if stored != kept and isinstance(value, Large):
+            for place in value.keys:
+                mutation.delete(place)
 
 
 async def _drop_pieces(mutation: Mutation, key: bytes) -> None:

@@ -175,3 +175,25 @@ def test_administrators_may_write_large_values_to_locked_versions(client: httpx.
     value = noise(PIECE_BYTES + 1)
     assert client.post(f"{kv}/key/a", content=value, params={"admintoken": ADMIN}).status_code == 200
     assert client.get(f"{kv}/key/a").content == value
+
+
+def test_one_large_value_written_on_both_sides_of_a_version_merge(client: httpx.Client, root: str, kv: str) -> None:
+    first, second = noise(PIECE_BYTES + 1, 1), noise(PIECE_BYTES + 1, 2)
+    for key in "abc":
+        client.post(f"{kv}/key/{key}", content=first).raise_for_status()
+    client.post(f"/api/node/{root}/commit", json={}).raise_for_status()
+    sides = [client.post(f"/api/node/{root}/branch", json={"branch": name}).json()["child"] for name in ("x", "y")]
+    left, right = (f"/api/node/{side}/kv/key" for side in sides)
+    for node in (left, right):
+        client.post(f"{node}/a", content=second).raise_for_status()
+    client.post(f"{left}/b", content=first).raise_for_status()
+    client.post(f"{right}/b", content=b"small").raise_for_status()
+    client.post(f"{right}/d", content=second).raise_for_status()
+    for side in sides:
+        client.post(f"/api/node/{side}/commit", json={}).raise_for_status()
+    body = {"mergeType": "conflict-free", "parents": sides}
+    answer = client.post(f"/api/repo/{root}/merge", json=body)
+    assert answer.status_code == 200, answer.text
+    merged = f"/api/node/{answer.json()['child']}/kv/key"
+    assert [client.get(f"{merged}/{key}").content for key in "abcd"] == [second, b"small", first, second]
+    assert [client.get(f"{left}/{key}").content for key in "abc"] == [second, first, first]
