@@ -47,7 +47,7 @@ SEAL_ACTION = "seal"
 PATIENCE_SECONDS = 20.0
 ATTEMPTS = 12
 #: Values up to this size are remembered when they are written, not only when they are read.
-PRIMED_BYTES = 1024
+PRIMED_BYTES = 4096
 #: Losers and winners of a race wait for about as long as an attempt takes, and at most so long.
 LONGEST_PAUSE_SECONDS = 0.25
 #: A store that fails is asked so often, and not again once its time-out has passed since the first attempt.
