@@ -23,7 +23,7 @@ T = TypeVar("T")
 #: States remembered of one kind and tree family: the versions and generations that are looked at together.
 STATES = 6
 #: Tree families (instances) with remembered states.
-FAMILIES = 256
+FAMILIES = 64
 #: With more records between than this, computing anew is cheaper.
 LONGEST_WAY = 20_000
 

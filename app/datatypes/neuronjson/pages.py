@@ -9,6 +9,7 @@ generation or version shares all the rest.
 from __future__ import annotations
 
 import asyncio
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -37,7 +38,7 @@ class Page:
     __slots__ = ("_cache", "_columns", "bodies", "scope")
 
     def __init__(self, bodies: Sequence[int], cache: Cache) -> None:
-        self.bodies = bodies
+        self.bodies = array("Q", bodies)  # a fifth of the memory of a list
         self.scope = cache.new_scope()
         self._cache = cache
         self._columns: set[str] = set()
