@@ -6,7 +6,6 @@ by all later mappings, until late changes are so many that new arrays pay.
 
 from __future__ import annotations
 
-from collections.abc import Mapping as Map
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +45,12 @@ class _Forest:
         """The slot of a body that a posted mapping names."""
         return _find(self.fixed_bodies, body, 1 + len(self.groups))
 
+    def fixed_body(self, supervoxel: int) -> int | None:
+        """The body that a posted mapping names for a supervoxel, if one does."""
+        place = _find(self.supervoxels, supervoxel, 0)
+        named = -1 if place is None else int(self.slots[place]) - 1 - len(self.groups)
+        return int(self.fixed_bodies[named]) if named >= 0 else None
+
 
 def _find(table: U64, value: int, offset: int) -> int | None:
     place = int(np.searchsorted(table, np.uint64(value)))
@@ -60,20 +65,21 @@ class _Late:
     tops: dict[int, tuple[int, int]] = field(default_factory=dict)
     groups: dict[int, int] = field(default_factory=dict)
     bodies: dict[int, int] = field(default_factory=dict)
+    #: Posted mappings that are new or other ones; None: gone.
+    fixed: dict[int, int | None] = field(default_factory=dict)
     #: Tables of both kinds say where a supervoxel is; of one that `fixed/` names, `map/` is kept here.
     under: dict[int, int] = field(default_factory=dict)
 
     def copy(self) -> _Late:
         """The same, to be changed."""
-        return _Late(dict(self.slots_of), dict(self.tops), dict(self.groups), dict(self.bodies), dict(self.under))
+        return _Late(**{name: dict(table) for name, table in vars(self).items()})
 
 
 class Mapping:
     """What body each supervoxel is shown as. `mark` is the number of the last change: encoded answers carry it."""
 
-    def __init__(self, forest: _Forest, fixed: Map[int, int], late: _Late, mark: int) -> None:
+    def __init__(self, forest: _Forest, late: _Late, mark: int) -> None:
         self._forest = forest
-        self._fixed = fixed
         self._late = late
         self.mark = mark
         self.late_supervoxels, self.late_slots = _sorted(late.slots_of)
@@ -93,7 +99,7 @@ class Mapping:
     @property
     def nbytes(self) -> int:
         """The memory that the large arrays take."""
-        return 16 * len(self._forest.supervoxels) + 24 * len(self._forest.parents) + 100 * len(self._fixed)
+        return 16 * len(self._forest.supervoxels) + 24 * len(self._forest.parents)
 
     def __len__(self) -> int:
         return len(self._forest.supervoxels) + len(self.late_supervoxels)
@@ -118,11 +124,23 @@ class Mapping:
 
     def is_fixed(self, labels: U64) -> npt.NDArray[np.bool_]:
         """For which supervoxels a posted mapping says something else than the groups."""
-        return np.array([label in self._fixed for label in labels.tolist()], bool)
+        forest, late = self._forest, self._late.fixed
+        if not len(forest.supervoxels):
+            return np.array([late.get(label) is not None for label in labels.tolist()], bool)
+        places = np.minimum(np.searchsorted(forest.supervoxels, labels), len(forest.supervoxels) - 1)
+        found: npt.NDArray[np.bool_] = (forest.supervoxels[places] == labels) & (
+            forest.slots[places] > len(forest.groups)
+        )
+        for place in np.flatnonzero(np.isin(labels, np.array(list(late), np.uint64))).tolist():
+            found[place] = late[int(labels[place])] is not None
+        return found
 
     def fixed_to(self, body: int) -> U64:
         """The supervoxels that posted mappings send to a body, where the groups say something else."""
-        return np.array(sorted(label for label, named in self._fixed.items() if named == body), np.uint64)
+        slot, late = self._forest.slot_of_body(body), self._late.fixed
+        early = self._forest.supervoxels[self._forest.slots == (-1 if slot is None else slot)]
+        early = early[~np.isin(early, np.array(list(late), np.uint64))]
+        return np.union1d(early, np.array([label for label, named in late.items() if named == body], np.uint64))
 
     def pairs(self) -> U64:
         """Rows supervoxel, body, without those that map to themselves: uint64 (n, 2), ascending."""
@@ -133,7 +151,7 @@ class Mapping:
 
     def follow(self, turns: list[dict[str, Any]], mark: int) -> Mapping | None:
         """The mapping after further turns; None if they are so many that it should be read anew."""
-        late, fixed = self._late.copy(), dict(self._fixed)
+        late = self._late.copy()
         count = 1 + len(self._forest.groups) + len(self._forest.fixed_bodies) + len(late.groups) + len(late.bodies)
         for turn in turns:
             for name, kind, of in turn["groups"]:
@@ -148,19 +166,17 @@ class Mapping:
                     assert above is not None
                     late.tops[slot] = above, 0
             for label, body in turn["fixed"]:
-                if body is None:
-                    fixed.pop(label, None)
-                else:
-                    fixed[label] = body
+                late.fixed[label] = body
             for label, name in turn["map"]:
                 slot = self._slot_of_group(late, name) if name else _RETIRED_SLOT
                 late.under[label] = forests.NOWHERE if name is None else slot  # type: ignore[assignment]
             for label in {label for label, _ in turn["map"]} | {label for label, _ in turn["fixed"]}:
-                if label in fixed:
-                    slot = self._slot_of_body(late, fixed[label])
+                named = late.fixed[label] if label in late.fixed else self._forest.fixed_body(label)
+                if named is not None:
+                    slot = self._slot_of_body(late, named)
                     if slot is None:
-                        slot = late.bodies[fixed[label]] = count
-                        late.tops[slot] = forests.TOP, fixed[label]
+                        slot = late.bodies[named] = count
+                        late.tops[slot] = forests.TOP, named
                         count += 1
                     late.slots_of[label] = slot
                 elif label in late.under:
@@ -169,7 +185,7 @@ class Mapping:
                     return None  # only the tables know which group lies under an entry of `fixed/` that has gone
         if len(late.slots_of) + len(late.tops) > LATE:
             return None
-        return Mapping(self._forest, fixed, late, mark)
+        return Mapping(self._forest, late, mark)
 
     def _slot_of_group(self, late: _Late, name: int) -> int | None:
         slot = late.groups.get(name)
@@ -211,7 +227,7 @@ def _make(mapped: U64, fixed: U64, grouped: npt.NDArray[np.void], mark: int) -> 
         order = np.argsort(supervoxels, kind="stable")
         supervoxels, slots = supervoxels[order], np.concatenate([slots[stays], fixed_slots])[order]
     forest = _Forest(np.ascontiguousarray(supervoxels), np.ascontiguousarray(slots), parents, tops, names, targets)
-    return Mapping(forest, dict(fixed.tolist()), _Late(), mark)
+    return Mapping(forest, _Late(), mark)
 
 
 _NO_PAIRS: U64 = np.empty((0, 2), np.uint64)
