@@ -132,10 +132,11 @@ def _runs_of_blocks(
     high: I64,
     is_kept: bool,
 ) -> tuple[I32, Int]:
+    zero, one = np.uint64(0), np.uint64(1)
     n_rows, n_words = 64 * gz * gy, (gx + 7) // 8
     rows = np.zeros((n_rows, n_words), np.uint64)
     start = np.full(n_rows, _CLOSED, np.int64)  # where the run begins that reaches the end of the last block
-    out = np.empty((1024 if is_kept else 0, 4), np.int32)
+    out = np.empty((1024 * places.shape[0] if is_kept else 0, 4), np.int32)
     n = 0
     is_open = False
     for b in range(places.shape[0] + 1):
@@ -171,30 +172,36 @@ def _runs_of_blocks(
         if (low > corner).any() or (high < corner + 8 * np.array([gz, gy, gx]) - 1).any():
             clip(rows, gy, low - corner, high - corner)
         is_open = False
+        y, z = y0 - 1, z0
         for r in range(n_rows):
             if is_kept and n + 4 * gx + 1 > out.shape[0]:
                 out = _room(out, n, 4 * gx + 1)
-            y, z = y0 + r % (8 * gy), z0 + r // (8 * gy)
+            y += 1
+            if y == y0 + 8 * gy:
+                y, z = y0, z + 1
             begin = start[r]
             for k in range(n_words):
                 word = rows[r, k]
-                before = np.uint64(begin != _CLOSED)
-                # bits at which a voxel differs from the one before it
-                edges = word ^ ((word << np.uint64(1)) | before)
-                size = min(64, 8 * gx - 64 * k)
+                before = word << one | np.uint64(begin != _CLOSED)  # of each voxel the one before it
+                if word == before:
+                    continue
+                begins, ends = word & ~before, before & ~word
+                size = 8 * gx - 64 * k
                 if size < 64:
-                    edges &= (np.uint64(1) << np.uint64(size)) - np.uint64(1)
+                    ends &= (one << np.uint64(size)) - one
                 x = x0 + 64 * k
-                while edges != np.uint64(0):
-                    at = x + lowest(edges)
-                    edges &= edges - np.uint64(1)
+                while ends != zero:
                     if begin == _CLOSED:
-                        begin = at
-                        continue
+                        begin = x + lowest(begins)
+                        begins &= begins - one
                     if is_kept:
-                        out[n, 0], out[n, 1], out[n, 2], out[n, 3] = begin, y, z, at - begin
-                    n += 1
+                        p = np.uint64(n)
+                        out[p, 0], out[p, 1], out[p, 2], out[p, 3] = begin, y, z, x + lowest(ends) - begin
+                    ends &= ends - one
                     begin = _CLOSED
+                    n += 1
+                if begins != zero:
+                    begin = x + lowest(begins)
             start[r] = begin
             is_open |= begin != _CLOSED
     return out[:n].copy() if is_kept else out, n

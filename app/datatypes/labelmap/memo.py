@@ -15,7 +15,7 @@ from app.versioning.snapshot import Snapshot
 #: Labels looked up at the same time.
 TOGETHER = 256
 #: A larger answer is put together anew each time.
-LARGEST_ANSWER = 16 << 20
+LARGEST_ANSWER = 32 << 20
 _NUMBER_BYTES = 32
 
 
