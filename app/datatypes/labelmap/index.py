@@ -165,7 +165,9 @@ async def _known(snapshot: Snapshot, body: int) -> _Known:
     if known is not None:
         known = await _followed(snapshot, body, known, folded, end, mark)
     if known is None:
-        chosen = np.union1d(await members(snapshot, body), np.array(await groups.stale(snapshot, body), np.uint64))
+        chosen = np.array([body], np.uint64)
+        if mark:  # before the first edit there is nothing to look up
+            chosen = np.union1d(await members(snapshot, body), np.array(await groups.stale(snapshot, body), np.uint64))
         known = _Known(folded, end, mark, chosen, await counts(snapshot, chosen))
     snapshot.remember(memo, "entries", known, known.members.nbytes + known.entries.nbytes)
     return known
