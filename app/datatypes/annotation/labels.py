@@ -194,7 +194,7 @@ class View:
             ranges = [keys.supervoxels(int(part[0]), int(part[-1])) for part in parts[start : start + _BLOCKS]]
             for names in await asyncio.gather(*[self.snapshot.keys(*range_) for range_ in ranges]):
                 found.update(keys.places_of(names, wanted))
-        found.difference_update(self.moved)
+        found = {place for place in found if place not in self.moved}
         for label in supervoxels:
             found.update(self._places.get(label, ()))
         return sorted(found)

@@ -59,31 +59,38 @@ async def _lookup(positions: I32, labels_now: Labels | None) -> blocks.U64:
     return await labels_now.supervoxels(positions.astype(np.int64))
 
 
-async def _prepared(
-    writer: Writer, elements: Sequence[Element], workers: Workers
-) -> tuple[Rows, list[bytes], Labels | None]:
-    """Rows and JSON of elements, looked up before the transaction in the labels of now, which are answered too."""
-    rows, pieces = await workers.run(blocks.prepare, elements)
-    now = await labels.current(writer.data)
-    rows["supervoxel"] = await _lookup(rows["position"], now)
-    return rows, pieces, now
+@dataclass
+class _Prepared:
+    """Rows and JSON of elements, looked up in labels before the transaction."""
 
+    rows: Rows
+    pieces: list[bytes]
+    labels: Labels | None
 
-async def _confirm(rows: Rows, then: Labels | None, now: Labels | None) -> None:
-    """Look up supervoxels again if the labels have changed since they were looked up."""
-    if (then and then.position) != (now and now.position):
+    @staticmethod
+    async def of(data: Data, elements: Sequence[Element], workers: Workers) -> _Prepared:
+        """The elements in the labels of now."""
+        rows, pieces = await workers.run(blocks.prepare, elements)
+        now = await labels.current(data)
         rows["supervoxel"] = await _lookup(rows["position"], now)
+        return _Prepared(rows, pieces, now)
+
+    async def confirm(self, now: Labels | None) -> None:
+        """Look up supervoxels again if the labels have changed since they were looked up."""
+        if (self.labels and self.labels.position) != (now and now.position):
+            self.rows["supervoxel"] = await _lookup(self.rows["position"], now)
+            self.labels = now
 
 
 async def post_elements(writer: Writer, elements: Sequence[Element], workers: Workers) -> None:
     """Add elements; one at the position of another replaces it."""
-    rows, pieces, then = await _prepared(writer, elements, workers)
+    prepared = await _Prepared.of(writer.data, elements, workers)
 
     async def change(mutation: Mutation, now: Labels | None) -> Sequence[Triple]:
-        await _confirm(rows, then, now)
-        return await _apply(writer.data, mutation, rows, pieces)
+        await prepared.confirm(now)
+        return await _apply(writer.data, mutation, prepared.rows, prepared.pieces)
 
-    await writer.mutate("element-post", {"Elements": len(rows)}, change)
+    await writer.mutate("element-post", {"Elements": len(prepared.rows)}, change)
 
 
 async def _apply(data: Data, mutation: Mutation, rows: Rows, pieces: Sequence[bytes | None]) -> list[Triple]:
@@ -159,12 +166,13 @@ def _within(positions: I32, grid: Triple) -> npt.NDArray[np.int64]:
 async def post_blocks(writer: Writer, given: Mapping[Triple, Sequence[Element]], workers: Workers) -> None:
     """Replace all elements of blocks z, y, x."""
     everything = [element for elements in given.values() for element in elements]
-    rows, pieces, then = await _prepared(writer, everything, workers)
+    prepared = await _Prepared.of(writer.data, everything, workers)
+    rows, pieces = prepared.rows, prepared.pieces
 
     async def change(mutation: Mutation, now: Labels | None) -> Sequence[Triple]:
         grid = await labels.grid(writer.data, mutation)
         _check_places(given, grid)
-        await _confirm(rows, then, now)
+        await prepared.confirm(now)
         present = await blocks.fetch(mutation, list(given))
         fresh = dict(blocks.grouped(rows["position"], grid))
         for zyx, old in zip(given, present, strict=True):
