@@ -12,11 +12,13 @@ from contextlib import suppress
 import orjson
 import tensorstore as ts
 
-from app.backends.catalog import NEW, Change, Document
+from app.backends.catalog import NEW, Change, Document, Receipt
 from app.backends.ocdbt import OrderedMap, read_many
 from app.backends.store import Store
 from app.core.errors import Conflict, StoreUnavailable
 
+#: Documents are small and change one by one: a commit rewrites one node of each level.
+NODE_BYTES = 8 << 10
 #: How often a commit that met another one is tried again before the caller hears of it.
 ATTEMPTS = 12
 #: A store that fails is asked so often, and not again once its time-out has passed since the first attempt.
@@ -40,7 +42,7 @@ class BucketCatalog:
     def __init__(self, store: Store, folder: str = "catalog/") -> None:
         self._store = store
         self._folder = folder
-        self._map = OrderedMap(store, folder, folder)
+        self._map = OrderedMap(store, folder, folder, NODE_BYTES)
         self._seen: tuple[bytes, ts.KvStore] | None = None
 
     async def token(self) -> bytes | None:
@@ -74,13 +76,12 @@ class BucketCatalog:
         found = [_document(f"{collection}/{name}", value) for name, value in zip(names, values, strict=True)]
         return [document for document in found if document is not None]
 
-    async def commit(self, changes: Sequence[Change]) -> None:
+    async def commit(self, changes: Sequence[Change]) -> Receipt:
         """Apply all changes, or none."""
         if not changes:
-            return
+            return Receipt()
         if len(changes) == 1 and _is_counter(changes[0].path):
-            await self._count(changes[0])
-            return
+            return await self._count(changes[0])
         nonce = uuid.uuid4().hex
         hour = int(time.time()) // MARK_SECONDS
         mark = MARK + hour.to_bytes(8, "big") + nonce.encode()
@@ -95,13 +96,16 @@ class BucketCatalog:
                 async with self._store.exclusively(self._map.lock_path):
                     *present, landed = await self._read([*writes, mark])
                     if landed is not None:
-                        return  # the answer of an earlier attempt was lost, not the commit
+                        return Receipt(nonce)  # the answer of an earlier attempt was lost, not the commit
                     unchanged = dict(zip(writes, present, strict=True))
                     for change in changes:
                         if change.revision is not None and _revision(unchanged[_key(change.path)]) != change.revision:
                             raise _Stale(f"catalog document {change.path} was changed by somebody else")
                     await self._map.commit({**writes, mark: b""}, [old], unchanged=unchanged)
-                    return
+                    if self._store.scheme != "file":
+                        return Receipt(nonce)
+                    before = self._seen[0] if self._seen is not None else b""  # whoever holds the lock is alone
+                    return Receipt(nonce, before, await self.token())
             except _Stale:
                 raise
             except Conflict:
@@ -112,8 +116,9 @@ class BucketCatalog:
                 if failures == FAILURES or time.monotonic() - begun > self._store.options.timeout_seconds:
                     raise
             await asyncio.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))
+        raise AssertionError("the last attempt raises")
 
-    async def _count(self, change: Change) -> None:
+    async def _count(self, change: Change) -> Receipt:
         """Replace the object of a counter."""
         path, nonce = self._folder + change.path, uuid.uuid4().hex
         if change.data is None:
@@ -123,12 +128,12 @@ class BucketCatalog:
             for _ in range(FAILURES):
                 present = await self._store.read(path)
                 if present is not None and _revision(present) == nonce:
-                    return  # the answer of an earlier attempt was lost
+                    return Receipt(nonce)  # the answer of an earlier attempt was lost
                 if change.revision is not None and _revision(present) != change.revision:
                     break
                 with suppress(StoreUnavailable):
                     if await self._store.replace(path, value, present):
-                        return
+                        return Receipt(nonce)
         raise Conflict(f"catalog document {change.path} was changed by somebody else, or its store does not answer")
 
     async def close(self) -> None:

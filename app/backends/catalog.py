@@ -40,6 +40,16 @@ class Change:
     revision: str | None = None
 
 
+@dataclass(frozen=True)
+class Receipt:
+    """What is known of a commit: the new revision of its first document, and the tokens before and after it where
+    nobody else can have committed in between; None for what is not known."""
+
+    revision: str | None = None
+    before: bytes | None = None
+    after: bytes | None = None
+
+
 class Catalog(Protocol):
     """Documents with revisions, changed together or not at all.
 
@@ -53,7 +63,7 @@ class Catalog(Protocol):
     async def list(self, collection: str) -> list[Document]:
         """All documents directly in a collection, in the order of their names."""
 
-    async def commit(self, changes: Sequence[Change]) -> None:
+    async def commit(self, changes: Sequence[Change]) -> Receipt:
         """Apply all changes, or none: `Conflict` when a revision is not the one given.
 
         When the answer of the store was lost, the outcome is looked up before this returns.

@@ -19,7 +19,7 @@ from google.api_core import exceptions
 from google.api_core.datetime_helpers import DatetimeWithNanoseconds
 from google.cloud import firestore
 
-from app.backends.catalog import NEW, Change, Document
+from app.backends.catalog import NEW, Change, Document, Receipt
 from app.core.errors import Conflict, StoreUnavailable
 
 T = TypeVar("T")
@@ -89,10 +89,10 @@ class FirestoreCatalog:
 
         return sorted(await self._patiently(ask), key=lambda document: document.name)
 
-    async def commit(self, changes: Sequence[Change]) -> None:
+    async def commit(self, changes: Sequence[Change]) -> Receipt:
         """Apply all changes, or none, in one batch."""
         if not changes:
-            return
+            return Receipt()
         nonce = uuid.uuid4().hex
         failures, begun = 0, time.monotonic()
         for attempt in range(ATTEMPTS):
@@ -102,11 +102,11 @@ class FirestoreCatalog:
             try:
                 # The library's own retries would hide whether a refusal is about our own, earlier attempt.
                 async with asyncio.timeout(self._timeout):
-                    await batch.commit(retry=None, timeout=self._timeout)
-                return
+                    written = await batch.commit(retry=None, timeout=self._timeout)
+                return Receipt(written[0].update_time.rfc3339() if changes[0].data is not None else None)
             except _LOST as error:
                 if failures and await self._landed(changes, nonce):
-                    return
+                    return Receipt()
                 raise Conflict(f"catalog: {error}") from error
             except _CONTENTION as error:
                 if attempt == ATTEMPTS - 1:
@@ -114,12 +114,13 @@ class FirestoreCatalog:
             except (*_PASSING, TimeoutError) as error:
                 failures += 1
                 if await self._landed(changes, nonce):
-                    return
+                    return Receipt()
                 if failures == FAILURES or time.monotonic() - begun > self._timeout:
                     raise StoreUnavailable(f"firestore: {error}") from error
             except exceptions.GoogleAPICallError as error:
                 raise StoreUnavailable(f"firestore: {error}") from error
             await asyncio.sleep(random.uniform(0, 0.02 * 2 ** min(attempt, 6)))
+        raise AssertionError("the last attempt raises")
 
     async def close(self) -> None:
         """Close the connection."""

@@ -46,7 +46,7 @@ class Node:
 class OrderedMap:
     """One OCDBT database: nodes below `base`, manifest below `manifest` (both end with a slash)."""
 
-    def __init__(self, store: Store, base: str, manifest: str) -> None:
+    def __init__(self, store: Store, base: str, manifest: str, node_bytes: int = MAX_NODE_BYTES) -> None:
         self.store = store
         self._base = base
         self._manifest = manifest
@@ -59,7 +59,7 @@ class OrderedMap:
             "manifest": store.spec(manifest),
             "config": {
                 "max_inline_value_bytes": MAX_INLINE_VALUE_BYTES,
-                "max_decoded_node_bytes": MAX_NODE_BYTES,
+                "max_decoded_node_bytes": node_bytes,
                 "manifest_kind": "numbered" if self._numbered else "single",
             },
         }

@@ -2,7 +2,7 @@
 
 What is removed is gone from the catalog at once. Its objects are removed afterwards, a bounded number at a time; a
 document in the catalog's `trash` names them until all are gone, so that whoever comes next goes on where a process
-ended. Servers that hold an older copy of the catalog may still read for a moment, and then do not find what they read.
+ended. Counters stay, so that no number is given out twice. Servers that hold an older copy of the catalog may still read for a moment, and then do not find what they read.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ async def remove_instance(datastore: Datastore, root: str, name: str) -> None:
 
     async def change(repo: Repo) -> tuple[Repo, list[Change]]:
         instance = _named(repo, name)
-        rubbish = {"folders": [_folder(repo, instance)], "counters": [f"labels-{instance.uuid}"], "root": ""}
+        rubbish = {"folders": [_folder(repo, instance)], "root": ""}
         return repo, [
             Change(f"repos/{root}/instances/{instance.uuid}", None, None),
             Change(f"{TRASH}/{uuid.uuid4().hex}", rubbish, NEW),
@@ -64,9 +64,8 @@ async def remove_repo(datastore: Datastore, root: str) -> None:
         repo = (await repos.forest()).repos.get(root)
         if repo is None:
             raise Unknown(f"repo {root} not found")
-        counters = [f"mutations-{root}", *(f"labels-{instance.uuid}" for instance in repo.instances.values())]
         folders = [_folder(repo, instance) for instance in repo.instances.values()]
-        rubbish = {"folders": folders, "counters": counters, "root": root}
+        rubbish = {"folders": folders, "root": root}
         try:
             await datastore.catalog.commit(
                 [
@@ -89,8 +88,7 @@ async def empty_trash(datastore: Datastore) -> AsyncIterator[int]:
             trees.forget(folder)
             async for count in trees.store.remove(folder):
                 yield count
-        counters = [f"counters/{name}" for name in document.data["counters"]]
-        present = [found.path for found in await catalog.get(counters) if found is not None]
+        present: list[str] = []
         if root := document.data["root"]:
             for collection in ("versions", "instances"):
                 present += [found.path for found in await catalog.list(f"repos/{root}/{collection}")]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from app.core.errors import Invalid, Unknown
 from app.versioning.tree import Line
+
+T = TypeVar("T")
 
 #: How the API spells the branch whose stored name is empty.
 MASTER = "master"
@@ -80,6 +82,8 @@ class Repo:
     versions: Mapping[str, Version]
     instances: Mapping[str, Instance]
     revision: str = field(compare=False)
+    #: How often an administrator gave a locked version a tree; what was known of who owns trees ends with it.
+    epoch: int = 0
     _lines: dict[str, Line] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -103,8 +107,39 @@ class Repo:
             chain = [uuid]
             while parents := self.versions[chain[-1]].parents:
                 chain.append(parents[0])
-            line = self._lines[uuid] = Line(tuple(chain), self.versions[uuid].locked)
+            line = self._lines[uuid] = Line(tuple(chain), self.versions[uuid].locked, self.epoch)
         return line
+
+    def changed(
+        self,
+        revision: str,
+        versions: Mapping[str, Version | None],
+        instances: Mapping[str, Instance | None],
+        **fields: Any,
+    ) -> Repo:
+        """This repo after a change: versions and instances replaced (None: removed), and fields of its own.
+
+        What is known of versions that stay as they are is kept.
+        """
+        own: dict[str, Any] = {name: getattr(self, name) for name in _OWN}
+        kept = Repo(
+            **{**own, **fields},
+            revision=revision,
+            versions=_replaced(self.versions, versions),
+            instances=_replaced(self.instances, instances),
+        )
+        if kept.epoch == self.epoch:
+            kept._lines.update({uuid: line for uuid, line in self._lines.items() if uuid not in versions})
+        known = self.__dict__.get("children")
+        if known is not None and all(version is not None for version in versions.values()):
+            children = dict(known)
+            for version in versions.values():
+                if version is not None and version.uuid not in self.versions:
+                    children[version.uuid] = []
+                    for parent in version.parents:
+                        children[parent] = [*children[parent], version.uuid]
+            kept.__dict__["children"] = children
+        return kept
 
     def ancestors(self, uuid: str) -> set[str]:
         """A version and everything it descends from, through all parents."""
@@ -154,6 +189,17 @@ class Repo:
         return chain
 
 
+#: The fields of a repo's own document.
+_OWN = ("root", "alias", "description", "log", "created", "updated", "passcode", "epoch")
+
+
+def _replaced(present: Mapping[str, T], changes: Mapping[str, T | None]) -> Mapping[str, T]:
+    if not changes:
+        return present
+    found = {**present, **changes}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def _stored(branch: str) -> str:
     return "" if branch == MASTER else branch
 
@@ -163,12 +209,29 @@ class Forest:
 
     def __init__(self, repos: Iterable[Repo]) -> None:
         self.repos = {repo.root: repo for repo in repos}
-        self._homes = {uuid: repo for repo in self.repos.values() for uuid in repo.versions}
+        self._homes = {uuid: repo.root for repo in self.repos.values() for uuid in repo.versions}
         self._sorted = sorted(self._homes)
+
+    def changed(self, repo: Repo, versions: Mapping[str, Version | None]) -> Forest:
+        """All repos after a change of one, in which these versions are new, replaced or (None) removed."""
+        forest = Forest([])
+        forest.repos = {**self.repos, repo.root: repo}
+        new = [uuid for uuid, version in versions.items() if version is not None and uuid not in self._homes]
+        gone = {uuid for uuid, version in versions.items() if version is None}
+        forest._homes, forest._sorted = self._homes, self._sorted
+        if new or gone:
+            forest._homes = {**self._homes, **dict.fromkeys(new, repo.root)}
+            forest._sorted = [uuid for uuid in self._sorted if uuid not in gone] if gone else self._sorted.copy()
+            for uuid in new:
+                insort(forest._sorted, uuid)
+            for uuid in gone:
+                forest._homes.pop(uuid, None)
+        return forest
 
     def home(self, uuid: str) -> Repo | None:
         """The repo of a version given by its full UUID."""
-        return self._homes.get(uuid)
+        root = self._homes.get(uuid)
+        return None if root is None else self.repos[root]
 
     def resolve(self, spec: str) -> tuple[Repo, Version]:
         """The version that a URL names.
@@ -176,7 +239,7 @@ class Forest:
         Accepted: a full UUID or tag; a unique prefix; `prefix:branch` for the leaf of a branch (`:branch` when there
         is one repo only); each followed by `~N` for the N-th ancestor along first parents.
         """
-        repo = self._homes.get(spec)
+        repo = self.home(spec)
         if repo is not None:
             return repo, repo.versions[spec]
         place, colon, rest = spec.partition(":")
@@ -204,7 +267,7 @@ class Forest:
         return repo, version
 
     def _by_prefix(self, prefix: str) -> tuple[Repo, Version]:
-        repo = self._homes.get(prefix)
+        repo = self.home(prefix)
         if repo is None:
             start = bisect_left(self._sorted, prefix)
             found = [uuid for uuid in self._sorted[start : start + 2] if uuid.startswith(prefix)]
@@ -213,5 +276,5 @@ class Forest:
             if len(found) > 1:
                 raise Invalid(f"more than one UUID matches {prefix}")
             prefix = found[0]
-            repo = self._homes[prefix]
+            repo = self.repos[self._homes[prefix]]
         return repo, repo.versions[prefix]

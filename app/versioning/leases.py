@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from app.backends.catalog import NEW, Catalog, Change
+from app.backends.catalog import NEW, Catalog, Change, Document
 from app.core.errors import Conflict
 
 ATTEMPTS = 20
@@ -14,9 +14,9 @@ ATTEMPTS = 20
 class Counter:
     """A counter in the catalog. `stride` numbers are leased at once: consecutive here, unique everywhere."""
 
-    def __init__(self, catalog: Catalog, name: str, *, first: int, stride: int) -> None:
+    def __init__(self, catalog: Catalog, name: str, *, first: int, stride: int, collection: str = "counters") -> None:
         self._catalog = catalog
-        self._path = f"counters/{name}"
+        self._path = f"{collection}/{name}"
         self._first = first
         self._stride = stride
         self._next = self._end = 0
@@ -33,6 +33,17 @@ class Counter:
             taken, self._next = self._next, self._next + count
             return taken
 
+    async def next(self) -> tuple[int, Change]:
+        """A new number, and the change that makes it taken, to be committed with what it is for. Without leases."""
+        document = await self._look()
+        number = int(document.data["next"]) if document is not None else self._first
+        revision = document.revision if document is not None else NEW
+        return number, Change(self._path, {"next": number + 1}, revision)
+
+    async def _look(self) -> Document | None:
+        (document,) = await self._catalog.get([self._path])
+        return document
+
     @property
     def upcoming(self) -> int:
         """The number that this process hands out next, if it has any left."""
@@ -40,7 +51,7 @@ class Counter:
 
     async def _lease(self, count: int) -> None:
         for attempt in range(ATTEMPTS):
-            (document,) = await self._catalog.get([self._path])
+            document = await self._look()
             start = int(document.data["next"]) if document is not None else self._first
             revision = document.revision if document is not None else NEW
             try:

@@ -224,7 +224,7 @@ class Joining:
         return await self._write(main, change)
 
     async def _write(self, main: _State, change: Callable[[Mutation], Awaitable[list[str]]]) -> list[str]:
-        line = Line((self._child, *self._line(main.version).versions), False)
+        line = Line((self._child, *self._line(main.version).versions), False, self._repo.epoch)
         return await self._trees.mutate(self._data.folder, line, change, still_open=_unknown_to_all)
 
 

@@ -11,9 +11,10 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from app.backends.catalog import NEW, Catalog, Change, Document
 from app.core.errors import Conflict, Invalid, NotAllowed, Unknown
@@ -41,7 +42,9 @@ class Repos:
         self._token: bytes | None = None
         self._looked = float("-inf")
         self._refreshing: asyncio.Task[None] | None = None
-        self._numbers = Counter(catalog, "versions", first=1, stride=1)
+        self._applied = 0
+        # Not with the other counters: a number is taken in the commit that makes the version.
+        self._numbers = Counter(catalog, "versions", first=1, stride=1, collection="numbers")
         self._mutations: dict[str, Counter] = {}
 
     async def forest(self) -> Forest:
@@ -136,7 +139,7 @@ class Repos:
         """Make every pod look at a repo again, after an administrator wrote to a locked version."""
 
         async def change(repo: Repo) -> tuple[Repo, list[Change]]:
-            return repo, []
+            return replace(repo, epoch=repo.epoch + 1), []
 
         await self.change(root, change)
 
@@ -179,7 +182,6 @@ class Repos:
         """A child of locked parents; on their branch, or on the new branch named."""
         child = uuid_ or uuid.uuid4().hex
         _check_part(child, "UUID")
-        number = await self._numbers.take()
 
         async def change(repo: Repo) -> tuple[Repo, list[Change]]:
             if self._forest.home(child) is not None:
@@ -189,8 +191,9 @@ class Repos:
                     raise NotAllowed(f"version {parent} is not locked; commit it before branching off")
             target = _target_branch(repo, parents, branch)
             made = now()
+            number, taken = await self._numbers.next()
             node = Version(child, number, target, note, [], locked, list(parents), made, made)
-            return repo, [Change(f"repos/{root}/versions/{child}", node.document(), NEW)]
+            return repo, [Change(f"repos/{root}/versions/{child}", node.document(), NEW), taken]
 
         await self.change(root, change)
         return child
@@ -226,34 +229,62 @@ class Repos:
     async def change(self, root: str, change: Callable[[Repo], Awaitable[tuple[Repo, list[Change]]]]) -> None:
         """Replace a repo's document, and others in the same commit, as `change` says of the newest one."""
         for attempt in range(ATTEMPTS):
-            await self.refresh()
+            token = await self._catalog.token()
+            if token is None or token != self._token:
+                await self.refresh()
             repo = self._forest.repos.get(root)
             if repo is None:
                 raise Unknown(f"repo {root} not found")
             edited, changes = await change(repo)
-            data = {
+            fields = {
                 "alias": edited.alias,
                 "description": edited.description,
                 "passcode": edited.passcode,
                 "log": list(edited.log),
                 "created": edited.created,
                 "updated": now(),
+                "epoch": edited.epoch,
             }
             try:
-                await self._catalog.commit([Change(f"repos/{root}", data, repo.revision), *changes])
+                receipt = await self._catalog.commit([Change(f"repos/{root}", fields, repo.revision), *changes])
             except Conflict:
+                await self.refresh()
                 await asyncio.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 5)))
                 continue
-            await self.refresh()
+            if receipt.revision is None or self._forest.repos.get(root) is not repo:
+                await self.refresh()
+                return
+            self._apply(repo, fields, changes, receipt.revision)
+            if receipt.before is not None and receipt.before == self._token:
+                self._token = receipt.after
             return
         raise Conflict(f"repo {root} is being changed by too many others; try again")
 
+    def _apply(self, repo: Repo, fields: Mapping[str, Any], changes: Sequence[Change], revision: str) -> None:
+        """Bring the copy up to a change that this process has just committed, without reading it back."""
+        versions: dict[str, Version | None] = {}
+        instances: dict[str, Instance | None] = {}
+        for change in changes:
+            collection, _, name = change.path.removeprefix(f"repos/{repo.root}/").rpartition("/")
+            if collection == "versions":
+                versions[name] = None if change.data is None else Version(name, **change.data)
+            elif collection == "instances":
+                instances[name] = None if change.data is None else Instance(name, **change.data)
+        self._forest = self._forest.changed(repo.changed(revision, versions, instances, **fields), versions)
+        self._applied += 1
+
     async def _load(self) -> None:
-        looked, token = time.monotonic(), await self._catalog.token()
-        documents = await self._catalog.list("repos")
-        known = self._forest.repos
-        repos = await asyncio.gather(*[self._load_repo(document, known.get(document.name)) for document in documents])
-        self._forest, self._token, self._looked = Forest(repos), token, looked
+        while True:
+            applied = self._applied
+            looked, token = time.monotonic(), await self._catalog.token()
+            documents = await self._catalog.list("repos")
+            known = self._forest.repos
+            repos = await asyncio.gather(*[self._load_repo(each, known.get(each.name)) for each in documents])
+            if applied == self._applied:  # else it may be older than what this process knows by its own changes
+                break
+        if len(repos) != len(known) or any(known.get(repo.root) is not repo for repo in repos):
+            self._forest = Forest(repos)
+        self._token, self._looked = token, looked
 
     async def _load_repo(self, document: Document, known: Repo | None) -> Repo:
         if known is not None and known.revision == document.revision:

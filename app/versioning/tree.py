@@ -66,11 +66,12 @@ LOCKED_STALENESS_SECONDS = 60.0
 class Line:
     """A version and its ancestors along first parents, nearest first: where a read looks for a tree.
 
-    Compared by identity: a change in the catalog makes new ones.
+    What is known of who owns trees in it is true for one epoch: until an administrator gives a locked version a tree.
     """
 
     versions: tuple[str, ...]
     is_locked: bool
+    epoch: int = 0
 
     @property
     def version(self) -> str:

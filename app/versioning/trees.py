@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 #: Trees that a process keeps open, least recently used first out; each has some kilobytes and handles of TensorStore.
 REMEMBERED_TREES = 2000
+REMEMBERED_OWNERS = 100_000
 
 
 class Trees:
@@ -30,7 +31,8 @@ class Trees:
         #: Every tree that anybody holds, so that two never commit to one; and those looked at last, held here.
         self._trees: WeakValueDictionary[tuple[str, str], Tree] = WeakValueDictionary()
         self._recent: OrderedDict[tuple[str, str], Tree] = OrderedDict()
-        self._owners: dict[tuple[str, Line], str | None] = {}
+        #: The nearest owner from a locked version on, by instance, version and epoch.
+        self._owners: dict[tuple[str, str, int], str | None] = {}
         #: What an instance holds before anybody wrote.
         self.empty = Snapshot(store, None, 0, cache, cache.new_scope())
 
@@ -127,24 +129,27 @@ class Trees:
     async def _nearest(self, folder: str, line: Line) -> Tree | None:
         """The nearest tree among the locked versions of a line: its ancestors', and its own if it is locked itself.
 
-        A locked version gets no tree any more, so the answer stays until the catalog changes. It is asked for afresh:
-        a tree that was missed would be missed for as long.
+        A locked version gets no tree any more, so the answer stays for as long as the line's epoch. It is asked for
+        afresh: a tree that was missed would be missed for as long. What is known of an ancestor is known of its line.
         """
-        key = (folder, line)
-        if key not in self._owners:
-            versions = line.versions if line.is_locked else line.versions[1:]
-            owner: str | None = None
-            start, count = 0, 1
-            while owner is None and start < len(versions):
-                some = versions[start : start + count]
-                found = await asyncio.gather(*[self._exists(folder, version) for version in some])
-                owner = next((version for version, is_there in zip(some, found, strict=True) if is_there), None)
-                start, count = start + count, min(2 * count, 32)
-            if len(self._owners) > 100_000:
+        versions = line.versions if line.is_locked else line.versions[1:]
+        owner: str | None = None
+        start, count = 0, 1
+        while owner is None and start < len(versions):
+            some = versions[start : start + count]
+            known = next((n for n, version in enumerate(some) if (folder, version, line.epoch) in self._owners), None)
+            some = some[:known]
+            found = await asyncio.gather(*[self._exists(folder, version) for version in some])
+            owner = next((version for version, is_there in zip(some, found, strict=True) if is_there), None)
+            if owner is None and known is not None:
+                owner = self._owners[folder, versions[start + known], line.epoch]
+                break
+            start, count = start + count, min(2 * count, 32)
+        if versions:
+            if len(self._owners) > REMEMBERED_OWNERS:
                 self._owners.clear()
-            self._owners[key] = owner
-        nearest = self._owners[key]
-        return None if nearest is None else self.tree(folder, nearest)
+            self._owners[folder, versions[0], line.epoch] = owner
+        return None if owner is None else self.tree(folder, owner)
 
     async def _exists(self, folder: str, version: str) -> bool:
         """Whether a version has a tree, asked of the store."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.backends.catalog import Catalog, Change
+from app.backends.catalog import Catalog, Change, Receipt
 from app.core.errors import DvidError, Invalid, NotAllowed, StoreUnavailable, Unknown
 from app.versioning.graph import Instance, Repo
 from app.versioning.repos import FIRST_MUTATION_ID, Repos
@@ -204,10 +204,10 @@ async def test_a_lost_answer_does_not_repeat_a_change(
     root = (await pods[0].create("r", "")).root
     real, plan = catalog.commit, ["before", ""]
 
-    async def commit(changes: list[Change]) -> None:
+    async def commit(changes: list[Change]) -> Receipt:
         if plan and plan.pop(0) == "before":
             raise StoreUnavailable("gone")
-        await real(changes)
+        return await real(changes)
 
     monkeypatch.setattr(catalog, "commit", commit)
     with pytest.raises(StoreUnavailable):

@@ -334,7 +334,7 @@ async def test_deep_histories_are_searched(store: Store) -> None:
     owner = await trees.owner(FOLDER, line)
     assert owner is not None
     assert owner.version == "root"
-    assert await get(trees, b"x", Line(line.versions[:-1], True)) is None
+    assert await get(pod(store), b"x", Line(line.versions[:-1], True)) is None
     assert len(trees._trees) <= 3
 
 
