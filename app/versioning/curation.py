@@ -2,7 +2,8 @@
 
 What is removed is gone from the catalog at once. Its objects are removed afterwards, a bounded number at a time; a
 document in the catalog's `trash` names them until all are gone, so that whoever comes next goes on where a process
-ended. Counters stay, so that no number is given out twice. Servers that hold an older copy of the catalog may still read for a moment, and then do not find what they read.
+ended. Counters stay, so that no number is given out twice. Servers that hold an older copy of the catalog may still
+read for a moment, and then do not find what they read.
 """
 
 from __future__ import annotations
