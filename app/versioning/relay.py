@@ -99,7 +99,7 @@ class Relay:
                 await self._bus.send(self.topic(data), messages)
             await self._note(data, end)
             after = end
-        if data.is_locked:
+        if data.is_locked and data.instance.has_versions:
             self._rests[_path(data)] = time.monotonic() + LOCKED_SECONDS
         return last - first if begun else 0
 
