@@ -79,7 +79,7 @@ async def stored_blocks(
         yield batch, found
 
 
-def counted(stored: bytes, shape: Triple) -> tuple[U64, npt.NDArray[np.uint32]] | str:
+def count_block(stored: bytes, shape: Triple) -> tuple[U64, npt.NDArray[np.uint32]] | str:
     """The labels of a stored block and their voxels, or what is wrong with its bytes."""
     try:
         block = blocks.unpack(stored)
@@ -109,7 +109,7 @@ class Recount:
         """Count the blocks of scale 0. `advance` is told of blocks done."""
         async for batch, stored in stored_blocks(snapshot, 0, zyxs):
             items: list[tuple[object, ...]] = [(value, shape) for value in stored if value is not None]
-            answers = iter(await workers.map(counted, items))
+            answers = iter(await workers.map(count_block, items))
             found = [(zyx, next(answers)) for zyx, value in zip(batch, stored, strict=True) if value is not None]
             self.damaged += [(zyx, answer) for zyx, answer in found if isinstance(answer, str)]
             self._take(index.entries_of([(zyx, *answer) for zyx, answer in found if not isinstance(answer, str)]))
@@ -147,6 +147,15 @@ class Recount:
         spread = np.sort(np.concatenate(self._samples)) if self._samples else np.empty(0, np.uint64)
         cuts = np.unique(spread[max(1, rows // SAMPLE) :: max(1, rows // SAMPLE)]).tolist()
         return list(zip([0, *cuts], [*[cut - 1 for cut in cuts], _LAST], strict=True))
+
+    def counted(self, supervoxels: U64) -> U64:
+        """Those of some supervoxels that have voxels."""
+        is_there = np.zeros(len(supervoxels), bool)
+        for column, _, _ in self._parts:
+            places = np.minimum(np.searchsorted(column, supervoxels), len(column) - 1)
+            is_there |= column[places] == supervoxels
+        found: U64 = supervoxels[is_there]
+        return found
 
     def between(self, first: int, last: int) -> Counts:
         """The entries of a range of supervoxels, sorted by supervoxel, z, y, x."""

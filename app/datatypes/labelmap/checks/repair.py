@@ -101,7 +101,7 @@ def _record(data: Data, mutation_id: int, **arguments: int) -> Record:
 async def _finish(check: Check, done: Repaired, by_admin: bool) -> None:
     """Tables of groups, retired supervoxels that are painted, turns, largest label, extents."""
     data = check.data
-    painted = [label for label in forest.retired(check.tables).tolist() if len(check.recount.between(label, label))]
+    painted = check.recount.counted(forest.retired(check.tables)).tolist()
     adopting = int(check.tables.fixed[:, 1].max(initial=0))  # what posted mappings name may have become a body
     largest = max(check.recount.largest, forest.largest(check.tables), adopting)
     outside = await outside_extents(check)

@@ -186,11 +186,10 @@ async def _compare_deltas(check: Check, report: Report) -> None:
 
 def _find_retired(check: Check, report: Report) -> None:
     """No voxel may be of a supervoxel that exists no more."""
-    for label in forest.retired(check.tables).tolist():
+    for label in check.recount.counted(forest.retired(check.tables)).tolist():
         rows = check.recount.between(label, label)
-        if len(rows):
-            z, y, x = rows.blocks[0].tolist()
-            report.fault("retired", supervoxel=label, block=[x, y, z], voxels=rows.size)
+        z, y, x = rows.blocks[0].tolist()
+        report.fault("retired", supervoxel=label, block=[x, y, z], voxels=rows.size)
 
 
 async def _compare_bounds(check: Check, report: Report) -> None:
