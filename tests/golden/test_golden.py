@@ -31,6 +31,7 @@ _TYPES = "needs datatypes that are not built yet"
 #: What does not pass yet, and why.
 WAITING = {
     "annotation/label-sync-legacy.json": _TYPES,
+    "labelmap/read-pseudocolor-isotropic.json": "DVID's rescaled label slices overflow; ours repeat the nearest label",
     "server/info.json": _TYPES,
     "versions/sync-tags-blobstore.json": _TYPES,
 }
