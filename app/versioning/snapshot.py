@@ -204,6 +204,11 @@ class Overlay:
             return None
         return self._below.recall(key, facet)
 
+    def is_staged(self, key: bytes) -> bool:
+        """Whether this mutation, or one before it in its batch, has changed a key."""
+        below = self._below
+        return key in self.writes or self._is_removed(key) or (isinstance(below, Overlay) and below.is_staged(key))
+
     def absorb(self, above: Overlay) -> None:
         """Take over what a successful mutation staged on top of this overlay."""
         for first, last in above.ranges:

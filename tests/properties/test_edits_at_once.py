@@ -54,6 +54,9 @@ class Scene:
             make_instance(client, self.root, "labelmap", "seg", BlockSize="16,16,16", MaxDownresLevel="1")
             path = f"/api/node/{self.root}/seg/raw/0_1_2/{SIDE}_{SIDE}_{SIDE}/0_0_0"
             client.post(path, content=sample().tobytes()).raise_for_status()
+        for server in self.servers:  # on a bucket some learn of a new repo within a second
+            while httpx.get(f"{server.url}/api/node/{self.root}/seg/maxlabel").status_code != 200:
+                time.sleep(0.1)
         self.supervoxels = [label for label in np.unique(sample()).tolist() if label]
         self.numbers = itertools.count(10_000)
         #: Mutations that were acknowledged, and how many answers never came.

@@ -111,8 +111,8 @@ async def cleave(data: Data, body: int, supervoxels: Sequence[int], editor: Edit
             "CleavedSupervoxels": named,
             "CleavedSize": size,
         }
-        # Counting a large body costs more than the edit: who asks for the log counts it at this generation.
-        arguments |= {"RemainSize": remain} if remain is not None else {"generation": mutation.generation + 1}
+        # Counting a large body costs more than the edit: who asks for the log counts what it was before.
+        arguments |= {"RemainSize": remain} if remain is not None else {"before": mutation.generation}
         mutation.record(editor.record(data, "cleave", mutation_id, **arguments))
         return new
 
@@ -221,14 +221,20 @@ async def _sorted_out(
 
 
 async def _remaining(mutation: Mutation, forest: Forest, body: int, moved: set[int]) -> int | None:
-    """The voxels that a body keeps, None if it has too many supervoxels to count; refused if it keeps none."""
+    """The voxels that a body keeps, refused if it keeps none.
+
+    None if it has many supervoxels and is what it was in the generation below: no mutation of the batch changed it.
+    """
+    is_as_below = not (mutation.is_staged(keys.head(body)) or mutation.is_staged(keys.DELTAS))
     number = await forest.number_of_members(body) - len(moved)
-    if number > LISTED:
+    if number > LISTED and is_as_below:
         return None
     kept = [label for label in await forest.members(body) if label not in moved]
     if not await _any_voxels(mutation, kept):
         raise Invalid(f"these are all supervoxels of body {body}: it would be empty")
-    return (await index.counts(mutation, np.array(kept, np.uint64))).size if number <= COUNTED else None
+    if number > COUNTED and is_as_below:
+        return None
+    return (await index.counts(mutation, np.array(kept, np.uint64))).size
 
 
 async def _forget_head(mutation: Mutation, body: int) -> None:

@@ -53,12 +53,12 @@ async def events(data: Data, record: Record) -> list[dict[str, Any]]:
 
 
 async def _size_after(data: Data, record: Record) -> int | None:
-    """The voxels that a cleave left in a body, counted in the state just after it; None if that is not kept."""
+    """The voxels that a cleave left in a body: of those before it without those cleaved; None if that is not kept."""
     try:
-        snapshot = await data.at(record.arguments["generation"])
+        snapshot = await data.at(record.arguments["before"])
     except DvidError:
         return None
-    return await index.size(snapshot, record.arguments["OrigLabel"], False)
+    return await index.size(snapshot, record.arguments["OrigLabel"], False) - int(record.arguments["CleavedSize"])
 
 
 async def supervoxel_splits(lineage: Sequence[Data]) -> list[Any]:
