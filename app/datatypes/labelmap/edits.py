@@ -14,8 +14,8 @@ import numpy as np
 import orjson
 
 from app.core.errors import Invalid
-from app.datatypes.labelmap import counters, groups, index, keys
-from app.datatypes.labelmap.groups import Forest
+from app.datatypes.labelmap import counters, groups, index, keys, mapping
+from app.datatypes.labelmap.forest import Forest
 from app.versioning.datastore import Data
 from app.versioning.log import Record
 from app.versioning.snapshot import Reader
@@ -59,18 +59,19 @@ async def merge(data: Data, target: int, others: Sequence[int], editor: Editor) 
 
     async def change(mutation: Mutation) -> None:
         forest = Forest(mutation, mutation_id)
+        with_own = await own_supervoxels(mutation, forest, [target, *others])
         for body in (target, *others):
-            await check_exists(mutation, forest, body)
+            await check_exists(mutation, forest, body, with_own)
         await _unfix(mutation, forest, others)
         for body in others:
-            has_own = await _has_own(mutation, forest, body)
-            forest.operations += await _moving(forest, body, target, has_own)
-            await forest.join(target, body, with_other=has_own)
-            await _forget_head(mutation, body)
+            forest.operations += await _moving(forest, body, target, body in with_own)
+            await forest.join(target, body, with_other=body in with_own)
+        await _forget_heads(mutation, others)
         await forest.flush()
         editor.sign(mutation, mutation_id, target)
         mutation.record(editor.record(data, "merge", mutation_id, Target=target, Labels=others))
 
+    await mapping.load(await data.head())  # what the process knows of it spares the mutation many reads
     await data.mutate(change, by_admin=editor.is_admin)
     return mutation_id
 
@@ -87,7 +88,6 @@ async def cleave(data: Data, body: int, supervoxels: Sequence[int], editor: Edit
 
     async def change(mutation: Mutation) -> int:
         forest = Forest(mutation, mutation_id)
-        await check_exists(mutation, forest, body)
         moved, ghosts = await _sorted_out(mutation, forest, body, named)
         size = (await index.counts(mutation, np.array(sorted(moved), np.uint64))).size
         if not size:
@@ -116,6 +116,7 @@ async def cleave(data: Data, body: int, supervoxels: Sequence[int], editor: Edit
         mutation.record(editor.record(data, "cleave", mutation_id, **arguments))
         return new
 
+    await mapping.load(await data.head())  # what the process knows of it spares the mutation many reads
     await data.mutate(change, by_admin=editor.is_admin)
     return new, mutation_id
 
@@ -130,37 +131,41 @@ async def renumber(data: Data, old: int, new: int, editor: Editor) -> int:
 
     async def change(mutation: Mutation) -> None:
         forest = Forest(mutation, mutation_id)
-        await check_exists(mutation, forest, old)
-        if await exists(mutation, forest, new):
+        with_own = await own_supervoxels(mutation, forest, [old, new])
+        await check_exists(mutation, forest, old, with_own)
+        if await exists(mutation, forest, new, with_own):
             raise Invalid(f"there is a body {new} already")
         await _unfix(mutation, forest, [old])
-        has_own = await _has_own(mutation, forest, old)
-        forest.operations += await _moving(forest, old, new, has_own)
-        await forest.rename(old, new, with_old=has_own)
+        forest.operations += await _moving(forest, old, new, old in with_own)
+        await forest.rename(old, new, with_old=old in with_own)
         await forest.flush()
-        await _forget_head(mutation, old)
+        await _forget_heads(mutation, [old])
         await counters.raise_max_label(mutation, new)
         editor.sign(mutation, mutation_id, new)
         mutation.record(editor.record(data, "renumber", mutation_id, NewLabel=new, OrigLabel=old))
 
     await counters.see(data, new)
+    await mapping.load(await data.head())  # what the process knows of it spares the mutation many reads
     await data.mutate(change, by_admin=editor.is_admin)
     return mutation_id
 
 
-async def exists(reader: Reader, forest: Forest, body: int) -> bool:
+async def own_supervoxels(reader: Reader, forest: Forest, bodies: Sequence[int]) -> set[int]:
+    """The bodies of which the supervoxel of the same number, which is in no group, has voxels."""
+    alone = np.array(sorted({body for body in bodies if await forest.group_of(body) is None}), np.uint64)
+    return set(np.unique((await index.counts(reader, alone)).supervoxels).tolist())
+
+
+async def exists(reader: Reader, forest: Forest, body: int, with_own: set[int]) -> bool:
     """Whether a body has voxels."""
-    number = await forest.number_of_members(body)
-    if number > LISTED:
+    if body in with_own or await forest.number_of_members(body) > LISTED:
         return True  # so many supervoxels were never all erased
-    if await forest.root_of(body) is None:
-        return number > 0 and await index.has_voxels(reader, body)
-    return await _any_voxels(reader, await forest.members(body))
+    return await forest.root_of(body) is not None and await _any_voxels(reader, await forest.members(body))
 
 
-async def check_exists(reader: Reader, forest: Forest, body: int) -> None:
+async def check_exists(reader: Reader, forest: Forest, body: int, with_own: set[int]) -> None:
     """Refuse a body without voxels."""
-    if not await exists(reader, forest, body):
+    if not await exists(reader, forest, body, with_own):
         raise Invalid(f"there is no body {body}")
 
 
@@ -172,11 +177,6 @@ async def _any_voxels(reader: Reader, supervoxels: Sequence[int]) -> bool:
             return True
         start, count = start + count, 4 * count
     return False
-
-
-async def _has_own(mutation: Mutation, forest: Forest, body: int) -> bool:
-    """Whether the supervoxel of a body's own number is a part of it, and not just a number."""
-    return await forest.group_of(body) is None and await index.has_voxels(mutation, body)
 
 
 async def _moving(forest: Forest, source: int, target: int, with_own: bool) -> list[list[object]]:
@@ -237,6 +237,8 @@ async def _remaining(mutation: Mutation, forest: Forest, body: int, moved: set[i
     return (await index.counts(mutation, np.array(kept, np.uint64))).size
 
 
-async def _forget_head(mutation: Mutation, body: int) -> None:
-    if await mutation.get(keys.head(body)) is not None:
-        mutation.delete(keys.head(body))
+async def _forget_heads(mutation: Mutation, bodies: Sequence[int]) -> None:
+    names = [keys.head(body) for body in bodies]
+    for name, value in zip(names, await mutation.get_many(names), strict=True):
+        if value is not None:
+            mutation.delete(name)

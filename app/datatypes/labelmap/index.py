@@ -14,6 +14,7 @@ from app.core.errors import Absent, Invalid
 from app.core.geometry import Triple
 from app.core.work import Workers
 from app.datatypes.labelmap import deltas, groups, keys, mapping
+from app.datatypes.labelmap.forest import Forest
 from app.datatypes.labelmap.keys import U64, Counts
 from app.formats.dvid_pb2 import LabelIndex
 from app.kernels import index_messages
@@ -95,7 +96,7 @@ async def adopt(mutation: Mutation, labels: U64, seed: int) -> None:
     suspects = labels[(shown == 0) | known.is_fixed(labels)]
     if not len(suspects):
         return
-    forest = groups.Forest(mutation, seed)
+    forest = Forest(mutation, seed)
     for label in suspects.tolist():
         body = await forest.fixed_of(label)
         if await forest.group_of(label) == groups.RETIRED:

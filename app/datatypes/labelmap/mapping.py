@@ -6,7 +6,9 @@ by all later mappings, until late changes are so many that new arrays pay.
 
 from __future__ import annotations
 
+from collections.abc import Mapping as Map
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,48 +20,74 @@ from app.kernels import forests
 from app.versioning.snapshot import Reader, Snapshot
 
 I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 #: Late changes before the large arrays are made anew.
-LATE = 8192
+LATE = 2048
 _MEMO = b"memo/mapping"
-#: Kinds of names of slots beside groups: bodies that posted mappings name. Their slots never change.
-_RETIRED_SLOT = 0
+#: The slot of retired supervoxels.
+_RETIRED = 0
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Slots by the names of what they stand for, sorted by name."""
+
+    names: U64
+    slots: I64
+
+    def slot(self, name: int) -> int | None:
+        place = int(np.searchsorted(self.names, np.uint64(name)))
+        return int(self.slots[place]) if place < len(self.names) and int(self.names[place]) == name else None
+
+    def with_late(self, late: dict[int, int]) -> _Names:
+        names = np.concatenate([self.names, np.fromiter(late, np.uint64, len(late))])
+        slots = np.concatenate([self.slots, np.fromiter(late.values(), np.int64, len(late))])
+        order = np.argsort(names, kind="stable")
+        return _Names(names[order], slots[order])
 
 
 @dataclass(frozen=True)
 class _Forest:
-    """The large arrays (see `app/kernels/forests.py`), and the names of the slots: groups, then bodies of `fixed/`."""
+    """The large arrays (see `app/kernels/forests.py`), and what their slots stand for.
+
+    A slot is a group, or a body that posted mappings name; the latter never changes.
+    """
 
     supervoxels: U64
     slots: I64
     parents: I64
     tops: U64
-    groups: U64
-    fixed_bodies: U64
+    #: Which slots are bodies that posted mappings name.
+    is_fixed: Bools
+    groups: _Names
+    bodies: _Names
 
-    def slot_of_group(self, name: int) -> int | None:
-        """The slot of a group; slot 0 is that of retired supervoxels."""
-        return _find(self.groups, name, 1)
+    @cached_property
+    def sorted_tops(self) -> U64:
+        """All bodies of slots, ascending."""
+        return np.sort(self.tops)
 
-    def slot_of_body(self, body: int) -> int | None:
-        """The slot of a body that a posted mapping names."""
-        return _find(self.fixed_bodies, body, 1 + len(self.groups))
+    def places(self, supervoxels: U64) -> tuple[npt.NDArray[np.intp], Bools]:
+        """Where supervoxels are in the table, and which of them really are."""
+        if not len(self.supervoxels):
+            return np.zeros(len(supervoxels), np.intp), np.zeros(len(supervoxels), bool)
+        places = np.minimum(np.searchsorted(self.supervoxels, supervoxels), len(self.supervoxels) - 1)
+        return places, self.supervoxels[places] == supervoxels
 
     def fixed_body(self, supervoxel: int) -> int | None:
         """The body that a posted mapping names for a supervoxel, if one does."""
-        place = _find(self.supervoxels, supervoxel, 0)
-        named = -1 if place is None else int(self.slots[place]) - 1 - len(self.groups)
-        return int(self.fixed_bodies[named]) if named >= 0 else None
-
-
-def _find(table: U64, value: int, offset: int) -> int | None:
-    place = int(np.searchsorted(table, np.uint64(value)))
-    return place + offset if place < len(table) and int(table[place]) == value else None
+        (place,), (is_there,) = self.places(np.array([supervoxel], np.uint64))
+        slot = self.slots[place] if is_there else _RETIRED
+        return int(self.tops[slot]) if self.is_fixed[slot] else None
 
 
 @dataclass
 class _Late:
-    """What has changed since: slots of supervoxels, parents and tops of slots, slots that are new."""
+    """What has changed since: slots of supervoxels, parents and tops of slots, slots that are new.
+
+    `under` has the slots in `map/` of supervoxels that a turn named: what is seen once `fixed/` says no more of them.
+    """
 
     slots_of: dict[int, int] = field(default_factory=dict)
     tops: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -67,7 +95,6 @@ class _Late:
     bodies: dict[int, int] = field(default_factory=dict)
     #: Posted mappings that are new or other ones; None: gone.
     fixed: dict[int, int | None] = field(default_factory=dict)
-    #: Tables of both kinds say where a supervoxel is; of one that `fixed/` names, `map/` is kept here.
     under: dict[int, int] = field(default_factory=dict)
 
     def copy(self) -> _Late:
@@ -82,118 +109,175 @@ class Mapping:
         self._forest = forest
         self._late = late
         self.mark = mark
-        self.late_supervoxels, self.late_slots = _sorted(late.slots_of)
-        changed = np.array(sorted(late.tops), np.int64)
-        rows = [late.tops[int(slot)] for slot in changed]
-        self._late_tables = (
-            changed,
-            np.array([parent for parent, _ in rows], np.int64),
-            np.array([top for _, top in rows], np.uint64),
-        )
 
     @property
     def is_empty(self) -> bool:
         """Whether every supervoxel is its own body."""
-        return not len(self._forest.supervoxels) and not len(self.late_supervoxels)
+        return not len(self._forest.supervoxels) and not self._late.slots_of
 
     @property
     def nbytes(self) -> int:
         """The memory that the large arrays take."""
-        return 16 * len(self._forest.supervoxels) + 24 * len(self._forest.parents)
+        return 16 * len(self._forest.supervoxels) + 32 * len(self._forest.parents)
 
     def __len__(self) -> int:
-        return len(self._forest.supervoxels) + len(self.late_supervoxels)
+        return len(self._forest.supervoxels) + len(self._late.slots_of)
+
+    @cached_property
+    def _tables(self) -> tuple[U64, I64, I64, I64, U64]:
+        """Late changes as the kernel wants them: supervoxels and slots; slots, parents and tops."""
+        supervoxels, slots_of = _sorted(self._late.slots_of)
+        changed = np.array(sorted(self._late.tops), np.int64)
+        rows = [self._late.tops[slot] for slot in changed.tolist()]
+        parents, tops = np.array([row[0] for row in rows], np.int64), np.array([row[1] for row in rows], np.uint64)
+        return supervoxels, slots_of, changed, parents, tops
 
     def apply(self, labels: U64) -> U64:
         """The bodies of supervoxels, an array of any shape; the same object if all are their own."""
         if self.is_empty or not labels.size:
             return labels
-        forest = self._forest
+        forest, late = self._forest, self._tables
+        large = forest.supervoxels, forest.slots
         found, differs = forests.bodies(
-            labels.reshape(-1),
-            forest.supervoxels,
-            forest.slots,
-            self.late_supervoxels,
-            self.late_slots,
-            forest.parents,
-            forest.tops,
-            *self._late_tables,
+            labels.reshape(-1), *large, late[0], late[1], forest.parents, forest.tops, late[2], late[3], late[4]
         )
-        bodies: U64 = found.reshape(labels.shape)
-        return bodies if differs else labels
+        return found.reshape(labels.shape) if differs else labels
+
+    def is_listed(self, supervoxel: int) -> bool:
+        """Whether any table may have a row for a supervoxel; False is certain, as of `mark`."""
+        if supervoxel in self._late.slots_of:
+            return True
+        return bool(self._forest.places(np.array([supervoxel], np.uint64))[1][0])
+
+    def is_grouped(self, body: int) -> bool:
+        """Whether a body may have a group; False is certain, as of `mark`."""
+        if body in self._late_tops:
+            return True
+        tops = self._forest.sorted_tops
+        place = int(np.searchsorted(tops, np.uint64(body)))
+        return place < len(tops) and int(tops[place]) == body
+
+    @cached_property
+    def _late_tops(self) -> set[int]:
+        return {top for _, top in self._late.tops.values()}
 
     def is_fixed(self, labels: U64) -> npt.NDArray[np.bool_]:
         """For which supervoxels a posted mapping says something else than the groups."""
-        forest, late = self._forest, self._late.fixed
-        if not len(forest.supervoxels):
-            return np.array([late.get(label) is not None for label in labels.tolist()], bool)
-        places = np.minimum(np.searchsorted(forest.supervoxels, labels), len(forest.supervoxels) - 1)
-        found: npt.NDArray[np.bool_] = (forest.supervoxels[places] == labels) & (
-            forest.slots[places] > len(forest.groups)
-        )
+        late = self._late.fixed
+        places, is_there = self._forest.places(labels)
+        found: Bools = is_there
+        if is_there.any():
+            found = is_there & self._forest.is_fixed[self._forest.slots[places]]
         for place in np.flatnonzero(np.isin(labels, np.array(list(late), np.uint64))).tolist():
             found[place] = late[int(labels[place])] is not None
         return found
 
     def fixed_to(self, body: int) -> U64:
         """The supervoxels that posted mappings send to a body, where the groups say something else."""
-        slot, late = self._forest.slot_of_body(body), self._late.fixed
+        slot, late = self._forest.bodies.slot(body), self._late.fixed
         early = self._forest.supervoxels[self._forest.slots == (-1 if slot is None else slot)]
         early = early[~np.isin(early, np.array(list(late), np.uint64))]
         return np.union1d(early, np.array([label for label, named in late.items() if named == body], np.uint64))
 
     def pairs(self) -> U64:
         """Rows supervoxel, body, without those that map to themselves: uint64 (n, 2), ascending."""
-        everybody = np.union1d(self._forest.supervoxels, self.late_supervoxels)
+        everybody = np.union1d(self._forest.supervoxels, self._tables[0])
         found = self.apply(everybody)
         rows: U64 = np.stack([everybody, found], axis=1)[everybody != found]
         return rows
 
+    # -------- following edits
+
     def follow(self, turns: list[dict[str, Any]], mark: int) -> Mapping | None:
-        """The mapping after further turns; None if they are so many that it should be read anew."""
-        late = self._late.copy()
-        count = 1 + len(self._forest.groups) + len(self._forest.fixed_bodies) + len(late.groups) + len(late.bodies)
+        """The mapping after further turns; None if only the tables know it."""
+        forest, late = self._forest, self._late.copy()
+        if len(late.slots_of) + len(late.tops) > LATE:
+            forest, late = _folded(forest, late), _Late()
         for turn in turns:
-            for name, kind, of in turn["groups"]:
-                slot = self._slot_of_group(late, name)
-                if slot is None:
-                    slot = late.groups[name] = count
-                    count += 1
-                late.tops[slot] = (forests.TOP, of) if kind == OF_BODY else (-2, of)
-            for slot, (parent, of) in list(late.tops.items()):
-                if parent == -2:  # by name until all groups of the turn have slots
-                    above = self._slot_of_group(late, of)
-                    assert above is not None
-                    late.tops[slot] = above, 0
+            _take_groups(forest, late, turn["groups"])
             for label, body in turn["fixed"]:
                 late.fixed[label] = body
             for label, name in turn["map"]:
-                slot = self._slot_of_group(late, name) if name else _RETIRED_SLOT
-                late.under[label] = forests.NOWHERE if name is None else slot  # type: ignore[assignment]
+                slot = _slot(forest.groups, late.groups, name) if name else _RETIRED
+                late.under[label] = forests.NOWHERE if name is None or slot is None else slot
             for label in {label for label, _ in turn["map"]} | {label for label, _ in turn["fixed"]}:
-                named = late.fixed[label] if label in late.fixed else self._forest.fixed_body(label)
+                named = late.fixed[label] if label in late.fixed else forest.fixed_body(label)
                 if named is not None:
-                    slot = self._slot_of_body(late, named)
-                    if slot is None:
-                        slot = late.bodies[named] = count
-                        late.tops[slot] = forests.TOP, named
-                        count += 1
-                    late.slots_of[label] = slot
+                    late.slots_of[label] = _slot_of_body(forest, late, named)
                 elif label in late.under:
                     late.slots_of[label] = late.under[label]
                 else:
                     return None  # only the tables know which group lies under an entry of `fixed/` that has gone
-        if len(late.slots_of) + len(late.tops) > LATE:
-            return None
-        return Mapping(self._forest, late, mark)
+        return Mapping(forest, late, mark)
 
-    def _slot_of_group(self, late: _Late, name: int) -> int | None:
-        slot = late.groups.get(name)
-        return self._forest.slot_of_group(name) if slot is None else slot
 
-    def _slot_of_body(self, late: _Late, body: int) -> int | None:
-        slot = late.bodies.get(body)
-        return self._forest.slot_of_body(body) if slot is None else slot
+def _slot(known: _Names, late: dict[int, int], name: int) -> int | None:
+    slot = late.get(name)
+    return known.slot(name) if slot is None else slot
+
+
+def _new_slot(forest: _Forest, late: _Late) -> int:
+    return len(forest.parents) + len(late.groups) + len(late.bodies)
+
+
+def _slot_of_body(forest: _Forest, late: _Late, body: int) -> int:
+    """The slot of a body that a posted mapping names."""
+    slot = _slot(forest.bodies, late.bodies, body)
+    if slot is None:
+        slot = _new_slot(forest, late)
+        late.bodies[body] = slot
+        late.tops[slot] = forests.TOP, body
+    return slot
+
+
+def _take_groups(forest: _Forest, late: _Late, groups: list[list[int]]) -> None:
+    """What a turn says of groups: rows name, kind, of."""
+    for name, _, _ in groups:
+        if _slot(forest.groups, late.groups, name) is None:
+            late.groups[name] = _new_slot(forest, late)
+    for name, kind, of in groups:
+        slot, above = _slot(forest.groups, late.groups, name), _slot(forest.groups, late.groups, of)
+        assert slot is not None
+        if kind == OF_BODY:
+            late.tops[slot] = forests.TOP, of
+        else:
+            assert above is not None
+            late.tops[slot] = above, 0
+
+
+def _folded(forest: _Forest, late: _Late) -> _Forest:
+    """The large arrays with late changes in them."""
+    count = _new_slot(forest, late)
+    parents, tops = np.arange(count, dtype=np.int64), np.zeros(count, np.uint64)
+    parents[: len(forest.parents)], tops[: len(forest.tops)] = forest.parents, forest.tops
+    for slot, (parent, top) in late.tops.items():
+        parents[slot], tops[slot] = (slot if parent == forests.TOP else parent), top
+    is_fixed = np.zeros(count, bool)
+    is_fixed[: len(forest.is_fixed)] = forest.is_fixed
+    is_fixed[list(late.bodies.values())] = True
+    changed, slots_of = _sorted(late.slots_of)
+    stays = ~np.isin(forest.supervoxels, changed)
+    supervoxels = np.concatenate([forest.supervoxels[stays], changed[slots_of != forests.NOWHERE]])
+    slots = np.concatenate([forest.slots[stays], slots_of[slots_of != forests.NOWHERE]])
+    order = np.argsort(supervoxels, kind="stable")
+    return _Forest(
+        supervoxels[order],
+        slots[order],
+        _flat(parents),
+        tops,
+        is_fixed,
+        forest.groups.with_late(late.groups),
+        forest.bodies.with_late(late.bodies),
+    )
+
+
+def _flat(parents: I64) -> I64:
+    """Every slot's parent, as far up as there is one."""
+    while True:
+        above = parents[parents]
+        if (above == parents).all():
+            return parents
+        parents = above
 
 
 def _sorted(table: dict[int, int]) -> tuple[U64, I64]:
@@ -214,19 +298,23 @@ def _make(mapped: U64, fixed: U64, grouped: npt.NDArray[np.void], mark: int) -> 
         is_part = grouped["kind"] != OF_BODY
         tops[1 : 1 + len(names)] = np.where(is_part, 0, of)
         parents[1 : 1 + len(names)][is_part] = 1 + np.searchsorted(names, of[is_part])
-        while True:  # until every slot points to its body's
-            above = parents[parents]
-            if (above == parents).all():
-                break
-            parents = above
     slots = np.where(mapped[:, 1] == groups.RETIRED, 0, 1 + np.searchsorted(names, mapped[:, 1])).astype(np.int64)
     supervoxels, fixed_slots = mapped[:, 0], 1 + len(names) + np.searchsorted(targets, fixed[:, 1])
     if len(fixed):
-        stays = ~np.isin(supervoxels, fixed[:, 0])
-        supervoxels = np.concatenate([supervoxels[stays], fixed[:, 0]])
+        hidden = np.isin(supervoxels, fixed[:, 0])
+        supervoxels = np.concatenate([supervoxels[~hidden], fixed[:, 0]])
+        slots = np.concatenate([slots[~hidden], fixed_slots])
         order = np.argsort(supervoxels, kind="stable")
-        supervoxels, slots = supervoxels[order], np.concatenate([slots[stays], fixed_slots])[order]
-    forest = _Forest(np.ascontiguousarray(supervoxels), np.ascontiguousarray(slots), parents, tops, names, targets)
+        supervoxels, slots = supervoxels[order], slots[order]
+    forest = _Forest(
+        np.ascontiguousarray(supervoxels),
+        np.ascontiguousarray(slots),
+        _flat(parents),
+        tops,
+        np.arange(count) > len(names),
+        _Names(names, np.arange(1, 1 + len(names))),
+        _Names(targets, np.arange(1 + len(names), count)),
+    )
     return Mapping(forest, _Late(), mark)
 
 
@@ -235,12 +323,18 @@ _NO_PAIRS: U64 = np.empty((0, 2), np.uint64)
 IDENTITY = _make(_NO_PAIRS, _NO_PAIRS, np.empty(0, np.void), 0)
 
 
+def recalled(reader: Reader) -> Mapping | None:
+    """What this process knows of the mapping: that of this reader or of an earlier one; None if it does not know it."""
+    known: Mapping | None = reader.recall(_MEMO, "mapping")
+    return known
+
+
 async def load(reader: Reader) -> Mapping:
     """The mapping that a reader sees; a process keeps it and follows the edits."""
     mark = await groups.mark(reader)
     if not mark:
         return IDENTITY
-    known: Mapping | None = reader.recall(_MEMO, "mapping")
+    known = recalled(reader)
     if known is not None and known.mark == mark:
         return known
     loaded = None

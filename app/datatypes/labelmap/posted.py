@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 
 from app.datatypes.labelmap import deltas, groups, index, keys, mapping
-from app.datatypes.labelmap.groups import Forest
+from app.datatypes.labelmap.forest import Forest, fix_all
 from app.datatypes.labelmap.keys import U64, Counts
 from app.formats.dvid_pb2 import LabelIndex
 from app.versioning.tree import Mutation
@@ -106,7 +106,7 @@ async def put_mapping(mutation: Mutation, supervoxels: U64, bodies: U64) -> None
         present = await groups.looked_up(mutation, keys.FIXED, labels.tolist())
     rows = zip(labels.tolist(), bodies.tolist(), is_needed.tolist(), strict=True)
     wanted = [(label, present[label], body if needed else None) for label, body, needed in rows]
-    await groups.fix_all(mutation, [row for row in wanted if row[1] != row[2]])
+    await fix_all(mutation, [row for row in wanted if row[1] != row[2]])
 
 
 async def _owners(mutation: Mutation, supervoxels: U64) -> U64:

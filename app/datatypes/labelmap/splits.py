@@ -17,7 +17,7 @@ from app.core.work import Workers
 from app.datatypes import voxels
 from app.datatypes.labelmap import blocks, counters, deltas, edits, index, keys, touched, write
 from app.datatypes.labelmap.edits import Editor
-from app.datatypes.labelmap.groups import Forest
+from app.datatypes.labelmap.forest import Forest
 from app.datatypes.labelmap.keys import U64, Counts
 from app.formats import sparse_volumes
 from app.formats.sparse_volumes import I32
@@ -130,7 +130,8 @@ async def split_body(data: Data, body: int, runs: I32, editor: Editor, workers: 
 
     async def change(mutation: Mutation) -> None:
         forest = Forest(mutation, mutation_id)
-        await edits.check_exists(mutation, forest, body)
+        with_own = await edits.own_supervoxels(mutation, forest, [body])
+        await edits.check_exists(mutation, forest, body, with_own)
         plan = await _touched(mutation, cut)
         await forest.prefetch(plan.olds)
         for label in plan.olds:

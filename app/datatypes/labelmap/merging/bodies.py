@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.datatypes.labelmap import groups, index, keys, mapping
-from app.datatypes.labelmap.groups import Forest
+from app.datatypes.labelmap.forest import Forest
 from app.datatypes.labelmap.keys import U64
 from app.datatypes.labelmap.mapping import Mapping
 from app.datatypes.labelmap.merging import NOBODY, Conflicts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from app.datatypes.labelmap import deltas, groups, index, keys
-from app.datatypes.labelmap.groups import Forest
+from app.datatypes.labelmap.forest import Forest
 from app.datatypes.labelmap.keys import U64, Counts
 from app.datatypes.labelmap.merging import Conflicts
 from app.datatypes.labelmap.merging.bodies import Change
