@@ -20,8 +20,8 @@ MANIFEST = "manifest.ocdbt"
 
 #: Values up to this size live inside B+tree nodes, larger ones in data files of their own.
 MAX_INLINE_VALUE_BYTES = 1024
-#: Small nodes make small commits: see docs/decisions/0003.
-MAX_NODE_BYTES = 64 << 10
+#: Small nodes make quick commits, large ones fewer requests: see docs/decisions/0003.
+LOCAL_NODE_BYTES, REMOTE_NODE_BYTES = 8 << 10, 64 << 10
 
 
 #: What a key holds, as far as a node tells: the bytes of a small value, or the place of a large one.
@@ -46,7 +46,7 @@ class Node:
 class OrderedMap:
     """One OCDBT database: nodes below `base`, manifest below `manifest` (both end with a slash)."""
 
-    def __init__(self, store: Store, base: str, manifest: str, node_bytes: int = MAX_NODE_BYTES) -> None:
+    def __init__(self, store: Store, base: str, manifest: str, node_bytes: int = 0) -> None:
         self.store = store
         self._base = base
         self._manifest = manifest
@@ -59,7 +59,7 @@ class OrderedMap:
             "manifest": store.spec(manifest),
             "config": {
                 "max_inline_value_bytes": MAX_INLINE_VALUE_BYTES,
-                "max_decoded_node_bytes": node_bytes,
+                "max_decoded_node_bytes": node_bytes or (REMOTE_NODE_BYTES if store.is_remote else LOCAL_NODE_BYTES),
                 "manifest_kind": "numbered" if self._numbered else "single",
             },
         }

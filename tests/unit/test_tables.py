@@ -74,7 +74,7 @@ async def test_the_index_is_that_of_the_voxels(
     http: httpx.AsyncClient, compression: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "LEAVES", 2)
-    monkeypatch.setattr(ocdbt, "MAX_NODE_BYTES", 2048)  # so that the small index is a tree of many nodes
+    monkeypatch.setattr(ocdbt, "LOCAL_NODE_BYTES", 2048)  # so that the small index is a tree of many nodes
     monkeypatch.setattr(deltas, "FOLD_ROWS", 300)
     empty = await table(http, "index-arrow")
     assert (empty.num_rows, empty.column_names) == (0, ["supervoxel", "body", "x", "y", "z", "voxels"])

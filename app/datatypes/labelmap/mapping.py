@@ -6,7 +6,6 @@ by all later mappings, until late changes are so many that new arrays pay.
 
 from __future__ import annotations
 
-from collections.abc import Mapping as Map
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
