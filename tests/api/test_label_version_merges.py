@@ -107,13 +107,19 @@ def joined(base: Side, ours: Side, theirs: Side) -> tuple[Side | None, set[int]]
     out = copy.copy(ours)
     out.voxels = np.where(theirs.voxels != base.voxels, theirs.voxels, ours.voxels)
     out.bodies = {}
+    clashing: set[int] = set()
     for label in ours.bodies.keys() | theirs.bodies.keys():
         was, our, their = (side.bodies.get(label, label) for side in (base, ours, theirs))
         if was not in (our, their) and our != their:
             conflicts.add(was)
+            clashing.add(label)
         out.bodies[label] = our if their == was else their
     for one, other in ((ours, theirs), (theirs, ours)):
-        moved = {label: body for label, body in one.bodies.items() if base.bodies.get(label, label) != body}
+        moved = {
+            label: body
+            for label, body in one.bodies.items()
+            if base.bodies.get(label, label) != body and label not in clashing
+        }
         lost = {base.bodies[label] for label in base.bodies if other.bodies[label] != base.bodies[label]}
         conflicts |= {body for body in set(moved.values()) & lost - {0} if not other.members(body)}
         painted = np.unique(other.voxels[other.voxels != base.voxels]).tolist()
