@@ -16,6 +16,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from app.backends.catalog import NEW, Catalog, Change, Document
 from app.core.errors import Conflict, Invalid, NotAllowed, Unknown
 from app.versioning.graph import MASTER, Forest, Instance, Repo, Version
@@ -266,10 +268,11 @@ class Repos:
         instances: dict[str, Instance | None] = {}
         for change in changes:
             collection, _, name = change.path.removeprefix(f"repos/{repo.root}/").rpartition("/")
+            data = None if change.data is None else orjson.loads(orjson.dumps(change.data))  # as others read it
             if collection == "versions":
-                versions[name] = None if change.data is None else Version(name, **change.data)
+                versions[name] = None if data is None else Version(name, **data)
             elif collection == "instances":
-                instances[name] = None if change.data is None else Instance(name, **change.data)
+                instances[name] = None if data is None else Instance(name, **data)
         self._forest = self._forest.changed(repo.changed(revision, versions, instances, **fields), versions)
         self._applied += 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import uuid
 from dataclasses import replace
 from typing import Any
@@ -225,3 +226,41 @@ async def test_waiting_for_a_look_can_be_cancelled(pods: list[Repos]) -> None:
     answers = await asyncio.gather(*looks, return_exceptions=True)
     assert all(answer is None for answer in answers[1::2])
     await pods[0].refresh()
+
+
+async def test_a_pod_knows_by_its_own_changes_what_another_one_reads(catalog: Catalog, pods: list[Repos]) -> None:
+    here, there = pods
+    root = (await here.create("r", "")).root
+    chance = random.Random(7)
+    versions = [root]
+    for number in range(25):
+        pod = here if chance.random() < 0.8 else there
+        await pod.lock(root, versions[-1], f"note {number}", [])
+        branch = f"b{number}" if chance.random() < 0.5 else None
+        versions.append(await pod.add_version(root, [versions[-1]], branch=branch))
+        if chance.random() < 0.3:
+            instance = new_instance(root, f"data{number}")
+            await pod.add_instance(root, instance)
+            await pod.edit_instance(root, instance.uuid, lambda old: replace(old, tags={"a": "b"}))
+        if chance.random() < 0.3:
+            await pod.edit_version(root, versions[-1], note="edited", log=["line"])
+        repo, fresh = await seen(here, root), (await Repos(catalog, 0.0).forest()).repos[root]
+        assert repo == fresh
+        assert repo.revision == fresh.revision
+        assert {uuid_: list(found) for uuid_, found in repo.children.items()} == fresh.children
+        for version in versions:
+            mine, other = repo.line(version), fresh.line(version)
+            assert (mine.versions, mine.is_locked, mine.epoch) == (other.versions, other.is_locked, other.epoch)
+            assert (await here.resolve(version[:31]))[1] == fresh.versions[version]
+    numbers = [repo.versions[version].number for version in versions]
+    assert numbers == sorted(set(numbers))
+    hidden = versions[-1]
+    await here.change(root, lambda repo: _without(repo, hidden))
+    assert hidden not in (await seen(here, root)).versions
+    with pytest.raises(Unknown):
+        await here.resolve(hidden)
+    assert await seen(here, root) == (await Repos(catalog, 0.0).forest()).repos[root]
+
+
+async def _without(repo: Repo, version: str) -> tuple[Repo, list[Change]]:
+    return repo, [Change(f"repos/{repo.root}/versions/{version}", None)]
