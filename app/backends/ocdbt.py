@@ -57,11 +57,12 @@ class OrderedMap:
             "driver": "ocdbt",
             "base": store.spec(base),
             "manifest": store.spec(manifest),
-            "config": {
-                "max_inline_value_bytes": MAX_INLINE_VALUE_BYTES,
-                "max_decoded_node_bytes": node_bytes or (REMOTE_NODE_BYTES if store.is_remote else LOCAL_NODE_BYTES),
-                "manifest_kind": "numbered" if self._numbered else "single",
-            },
+        }
+        #: What a new map is made with; later, and in branches, its manifest tells.
+        self._config = {
+            "max_inline_value_bytes": MAX_INLINE_VALUE_BYTES,
+            "max_decoded_node_bytes": node_bytes or (REMOTE_NODE_BYTES if store.is_remote else LOCAL_NODE_BYTES),
+            "manifest_kind": "numbered" if self._numbered else "single",
         }
         self._writable: ts.KvStore | None = None
 
@@ -160,7 +161,9 @@ class OrderedMap:
         Refused with `Conflict` unless every key of `unchanged` still has the value given at the moment of the commit.
         """
         if self._writable is None:
-            self._writable = await self.store.guard(ts.KvStore.open(self._spec, context=self.store.context))
+            is_new = await self.fingerprint() is None
+            spec = {**self._spec, "config": self._config} if is_new else self._spec
+            self._writable = await self.store.guard(ts.KvStore.open(spec, context=self.store.context))
         transaction = ts.Transaction(atomic=True, repeatable_read=True)
         try:
             staged = self._writable.with_transaction(transaction)

@@ -128,6 +128,7 @@ class Tree:
         self._committer: asyncio.Task[None] | None = None
         self._is_committing = False
         self._company = 1
+        self._full: asyncio.Future[None] | None = None
         self._own_generation = 0
         self._has_met_others = False
         self._seal = SEAL + version.encode()
@@ -158,6 +159,8 @@ class Tree:
     async def mutate(self, queued: Queued) -> Any:
         """Queue a mutation and wait until it is committed."""
         self._queue.append(queued)
+        if self._full is not None and len(self._queue) >= self._company:
+            _end(self._full)
         if self._committer is None or self._committer.done():
             self._committer = asyncio.create_task(self._work())
         return await queued.answer
@@ -243,7 +246,7 @@ class Tree:
         until = time.monotonic() + TURN_SECONDS
         while self._queue or self._company > 1:
             if len(self._queue) < self._company:
-                await asyncio.sleep(LINGER_SECONDS)  # those who shared the last commit are likely to be back
+                await self._gather()
                 if not self._queue:
                     self._company = 1
                     return
@@ -265,6 +268,15 @@ class Tree:
             if time.monotonic() > until:
                 return
             await asyncio.sleep(0)
+
+    async def _gather(self) -> None:
+        """Wait a moment for those who shared the last commit, as they are likely to be back."""
+        loop = asyncio.get_running_loop()
+        self._full = loop.create_future()
+        timer = loop.call_later(LINGER_SECONDS, _end, self._full)
+        await self._full
+        timer.cancel()
+        self._full = None
 
     async def _commit(self, batch: Sequence[Queued]) -> None:
         tried: list[_Attempt] = []
@@ -402,6 +414,11 @@ def _fail(batch: Sequence[Queued], error: BaseException) -> None:
     for queued in batch:
         if not queued.answer.done():
             queued.answer.set_exception(error)
+
+
+def _end(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def _pause(started: float) -> float:

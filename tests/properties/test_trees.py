@@ -8,6 +8,7 @@ import os
 import random
 import uuid
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -524,3 +525,35 @@ async def test_trees_are_forgotten_but_never_one_with_work(store: Store, monkeyp
     gc.collect()
     assert len(trees._trees) <= 4
     await trees.drain()
+
+
+async def test_trees_of_an_earlier_node_size_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(f"file://{tmp_path}", OPTIONS)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("app.backends.ocdbt.LOCAL_NODE_BYTES", 128 << 10)
+        await put(pod(store), b"a", b"1")
+    trees = pod(store)
+    await put(trees, b"b", b"2")
+    line = Line(("child", "root"), False)
+    await put(trees, b"c", b"3", line)
+    assert [await get(pod(store), key, line) for key in (b"a", b"b", b"c")] == [b"1", b"2", b"3"]
+
+
+async def test_a_process_with_much_to_commit_leaves_others_their_turn(tmp_path: Path) -> None:
+    """Two pods on one folder, each with writers that never pause: both go on, and nothing is lost."""
+    url = f"file://{tmp_path}"
+    pods = [pod(Store(url, OPTIONS)) for _ in range(2)]
+    done = [0, 0]
+    end = asyncio.get_running_loop().time() + 1.5
+
+    async def writer(place: int, lane: int) -> None:
+        number = 0
+        while asyncio.get_running_loop().time() < end:
+            await put(pods[place], b"%d/%d/%05d" % (place, lane, number), b"x")
+            number += 1
+            done[place] += 1
+
+    await asyncio.gather(*[writer(place, lane) for place in range(2) for lane in range(4)])
+    assert min(done) * 4 > max(done)
+    snapshot = await pod(Store(url, OPTIONS)).head(FOLDER, ROOT)
+    assert len(await snapshot.keys(b"0", b"2")) == sum(done)
