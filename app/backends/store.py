@@ -214,16 +214,7 @@ class Store:
 
     async def create(self, path: str, value: bytes) -> bool:
         """Write an object that must not exist yet; False if it did (whoever made it)."""
-        root = await self.folder("")
-        present = await self.guard(root.read(path))
-        if present.state == "value":
-            return False
-        # A lost reply looks like a lost race, and both leave the object in place.
-        try:
-            stamp = await self.guard(root.write(path, value, if_equal=present.stamp.generation))
-        finally:
-            self.changed()
-        return bool(stamp.generation)
+        return await self.replace(path, value, None)
 
     async def replace(self, path: str, value: bytes, present: bytes | None) -> bool:
         """Write an object if it still holds what was seen (None: nothing); False if it does not.
