@@ -6,8 +6,9 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 import orjson
 import tensorstore as ts
@@ -19,6 +20,8 @@ from app.core.errors import Conflict, StoreUnavailable
 
 #: Documents are small and change one by one: a commit rewrites one node of each level.
 NODE_BYTES = 8 << 10
+#: Documents that are known without reading, before all are forgotten.
+KNOWN_KEYS = 1000
 #: How often a commit that met another one is tried again before the caller hears of it.
 ATTEMPTS = 12
 #: A store that fails is asked so often, and not again once its time-out has passed since the first attempt.
@@ -33,6 +36,21 @@ class _Stale(Conflict):
     """A revision is not the one given: trying again is of no use."""
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """The catalog at one moment, and what is known of its keys without reading them again."""
+
+    fingerprint: bytes
+    kvstore: ts.KvStore
+    generation: int
+    values: dict[bytes, bytes | None] = field(default_factory=dict)
+
+    def after(self, fingerprint: bytes, kvstore: ts.KvStore, writes: Mapping[bytes, bytes | None]) -> _Seen:
+        """The next moment: nothing but these writes has changed."""
+        values = self.values if len(self.values) < KNOWN_KEYS else {}
+        return _Seen(fingerprint, kvstore, self.generation + 1, {**values, **writes})
+
+
 class BucketCatalog:
     """Documents under `doc/{collection}\\0{name}`, each with the nonce of the commit that wrote it as its revision.
 
@@ -43,7 +61,7 @@ class BucketCatalog:
         self._store = store
         self._folder = folder
         self._map = OrderedMap(store, folder, folder, NODE_BYTES)
-        self._seen: tuple[bytes, ts.KvStore] | None = None
+        self._seen: _Seen | None = None
 
     async def token(self) -> bytes | None:
         """Bytes that change with every commit, but for those of counters."""
@@ -57,21 +75,18 @@ class BucketCatalog:
         """The documents at these paths, all of one moment."""
         if len(paths) == 1 and _is_counter(paths[0]):
             return [_document(paths[0], await self._store.read(self._folder + paths[0]))]
-        snapshot = await self._snapshot()
-        if snapshot is None:
-            return [None] * len(paths)
-        values = await read_many(self._store, snapshot, [_key(path) for path in paths])
+        values = await self._read(await self._look(), [_key(path) for path in paths])
         return [_document(path, value) for path, value in zip(paths, values, strict=True)]
 
     async def list(self, collection: str) -> list[Document]:
         """All documents directly in a collection."""
-        snapshot = await self._snapshot()
-        if snapshot is None:
+        seen = await self._look()
+        if seen is None:
             return []
         prefix = _key(collection + "/")
-        keys = await self._store.guard(snapshot.list(ts.KvStore.KeyRange(prefix, prefix[:-1] + b"\1")))
+        keys = await self._store.guard(seen.kvstore.list(ts.KvStore.KeyRange(prefix, prefix[:-1] + b"\1")))
         keys = sorted(bytes(key) for key in keys)
-        values = await read_many(self._store, snapshot, keys)
+        values = await read_many(self._store, seen.kvstore, keys)
         names = [key[len(prefix) :].decode() for key in keys]
         found = [_document(f"{collection}/{name}", value) for name, value in zip(names, values, strict=True)]
         return [document for document in found if document is not None]
@@ -94,18 +109,16 @@ class BucketCatalog:
         for attempt in range(ATTEMPTS):
             try:
                 async with self._store.exclusively(self._map.lock_path):
-                    *present, landed = await self._read([*writes, mark])
-                    if landed is not None:
+                    seen = await self._look()
+                    if attempt and (await self._read(seen, [mark]))[0] is not None:
                         return Receipt(nonce)  # the answer of an earlier attempt was lost, not the commit
-                    unchanged = dict(zip(writes, present, strict=True))
-                    for change in changes:
-                        if change.revision is not None and _revision(unchanged[_key(change.path)]) != change.revision:
+                    asked = {_key(change.path): change for change in changes if change.revision is not None}
+                    unchanged = dict(zip(asked, await self._read(seen, [*asked]), strict=True))
+                    for key, change in asked.items():
+                        if _revision(unchanged[key]) != change.revision:
                             raise _Stale(f"catalog document {change.path} was changed by somebody else")
                     await self._map.commit({**writes, mark: b""}, [old], unchanged=unchanged)
-                    if self._store.scheme != "file":
-                        return Receipt(nonce)
-                    before = self._seen[0] if self._seen is not None else b""  # whoever holds the lock is alone
-                    return Receipt(nonce, before, await self.token())
+                    return await self._succeed(nonce, seen, writes)
             except _Stale:
                 raise
             except Conflict:
@@ -139,17 +152,36 @@ class BucketCatalog:
     async def close(self) -> None:
         """Nothing is held open."""
 
-    async def _read(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
-        snapshot = await self._snapshot()
-        return await read_many(self._store, snapshot, keys) if snapshot is not None else [None] * len(keys)
+    async def _succeed(self, nonce: str, seen: _Seen | None, writes: Mapping[bytes, bytes | None]) -> Receipt:
+        """After a commit on what was seen: whoever holds the lock of a folder is alone, and knows the outcome."""
+        if self._store.scheme != "file" or seen is None:
+            return Receipt(nonce)
+        with suppress(StoreUnavailable):  # what has been committed is committed
+            fingerprint = await self._map.fingerprint()
+            if fingerprint is not None:
+                self._seen = seen.after(fingerprint, await self._map.at(seen.generation + 1), writes)
+                return Receipt(nonce, seen.fingerprint, fingerprint)
+        return Receipt(nonce)
 
-    async def _snapshot(self) -> ts.KvStore | None:
+    async def _read(self, seen: _Seen | None, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        if seen is None:
+            return [None] * len(keys)
+        unknown = [key for key in keys if key not in seen.values]
+        if unknown:
+            values = await read_many(self._store, seen.kvstore, unknown)
+            seen.values.update((key, value) for key, value in zip(unknown, values, strict=True) if key[:4] == b"doc/")
+            found = dict(zip(unknown, values, strict=True))
+            return [found[key] if key in found else seen.values[key] for key in keys]
+        return [seen.values[key] for key in keys]
+
+    async def _look(self) -> _Seen | None:
         fingerprint = await self._map.fingerprint()
         if fingerprint is None:
             return None
-        if self._seen is None or self._seen[0] != fingerprint:
-            self._seen = fingerprint, await self._map.at(await self._map.generation(fingerprint))
-        return self._seen[1]
+        if self._seen is None or self._seen.fingerprint != fingerprint:
+            generation = await self._map.generation(fingerprint)
+            self._seen = _Seen(fingerprint, await self._map.at(generation), generation)
+        return self._seen
 
 
 def _is_counter(path: str) -> bool:
