@@ -120,6 +120,7 @@ class Machine(RuleBasedStateMachine):
         self.pods = [self.pod(), self.pod()]
         self.versions = [Version("root", None, {})]
         self.lines: dict[tuple[int, str], Line] = {}
+        self.epoch = 0
         self.seen: list[tuple[Version, Snapshot, dict[bytes, bytes]]] = []
         self.numbers = 0
 
@@ -142,7 +143,7 @@ class Machine(RuleBasedStateMachine):
             while step is not None:
                 chain.append(step.uuid)
                 step = step.parent
-            made = Line(tuple(chain), version.locked if locked is None else locked)
+            made = Line(tuple(chain), version.locked if locked is None else locked, self.epoch)
             if locked is not None:
                 return made
             self.lines[key] = made
@@ -202,6 +203,7 @@ class Machine(RuleBasedStateMachine):
 
         answers: dict[int, Any] = dict(zip(known, self.runner.run(run()), strict=False))
         if locking or admin:
+            self.epoch += admin  # as the catalog tells every pod before an administrator's commit
             self.lines.clear()
         records = [record for record in self.records(version) if record.action == "test"][version.applied :]
         version.applied += len(records)
