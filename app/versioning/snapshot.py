@@ -14,6 +14,8 @@ from app.versioning.cache import Cache
 
 #: Values up to this size are remembered by the process; larger ones stay in TensorStore's cache.
 CACHED_VALUE_BYTES = 1 << 20
+#: What begins so is no key of a tree.
+MEMO = b"memo/"
 _MISSING = object()
 
 
@@ -32,8 +34,8 @@ class Reader(Protocol):
     def recall(self, key: bytes, facet: Any) -> Any:
         """What the process remembers under a name, or None.
 
-        Of a key's value it is true. Under a name that no value has, it may be of an earlier generation of the same
-        tree: whoever remembers something there must be able to tell, and to bring it up to date.
+        Of a key's value it is true. Under a name that begins with `MEMO` it may be of an earlier generation of the
+        same tree: whoever remembers something there must be able to tell, and to bring it up to date.
         """
 
 
@@ -41,16 +43,25 @@ class Snapshot:
     """A tree at one generation. It never changes, however much is written meanwhile.
 
     `scope` is the part of the process's cache that holds this generation's values, None once a newer generation
-    took it over.
+    took it over. `memos` is the part for what lies under `MEMO`: it outlives generations, whoever made them.
     """
 
-    def __init__(self, store: Store, kvstore: ts.KvStore | None, generation: int, cache: Cache, scope: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        kvstore: ts.KvStore | None,
+        generation: int,
+        cache: Cache,
+        scope: int,
+        memos: int | None = None,
+    ) -> None:
         self._store = store
         #: The map itself at this generation; None if there is none yet.
         self.kvstore = kvstore
         self.generation = generation
         self.cache = cache
         self.scope: int | None = scope
+        self.memos: int | None = memos if memos is not None else scope
 
     async def get(self, key: bytes) -> bytes | None:
         """The value of a key, or None."""
@@ -99,12 +110,14 @@ class Snapshot:
 
     def recall(self, key: bytes, facet: Any) -> Any:
         """A facet of a key's value remembered for this generation, or None."""
-        return None if self.scope is None else self.cache.get(self.scope, key, facet)
+        scope = self.memos if key.startswith(MEMO) else self.scope
+        return None if scope is None else self.cache.get(scope, key, facet)
 
     def remember(self, key: bytes, facet: Any, value: Any, size_bytes: int) -> None:
         """Remember a facet of a key's value for as long as the value stays."""
-        if self.scope is not None:
-            self.cache.put(self.scope, key, facet, value, size_bytes)
+        scope = self.memos if key.startswith(MEMO) else self.scope
+        if scope is not None:
+            self.cache.put(scope, key, facet, value, size_bytes)
 
     def know(self, key: bytes, value: bytes | None) -> None:
         """Remember what the value of a key is, or that there is none."""

@@ -130,6 +130,7 @@ class Tree:
         self._company = 1
         self._full: asyncio.Future[None] | None = None
         self._own_generation = 0
+        self._memos = cache.new_scope()
         self._has_met_others = False
         self._seal = SEAL + version.encode()
 
@@ -199,15 +200,18 @@ class Tree:
             kvstore = await self.map.at(generation)
             head = self._head  # another task may have been here meanwhile
         if head is None or generation > head.generation:
-            self._install(Snapshot(self._store, kvstore, generation, self._cache, self._cache.new_scope()))
+            self._install(self._snapshot(kvstore, generation, self._cache.new_scope()))
         if self._head is not None and generation == self._head.generation:
             self._fingerprint = fingerprint
         self._looked = max(looked, self._looked)
         return self._head
 
+    def _snapshot(self, kvstore: Any, generation: int, scope: int) -> Snapshot:
+        return Snapshot(self._store, kvstore, generation, self._cache, scope, self._memos)
+
     def _install(self, head: Snapshot) -> None:
         if self._head is not None:
-            self._head.scope = None
+            self._head.scope = self._head.memos = None
         self._head, self._fingerprint = head, self.map.fingerprint_of(head.generation)
 
     async def _succeed(self, base: Snapshot, staged: Overlay) -> None:
@@ -224,7 +228,7 @@ class Tree:
             scope = base.scope
             for key in staged.writes:
                 self._cache.drop(scope, key)
-        head = Snapshot(self._store, kvstore, generation, self._cache, scope)
+        head = self._snapshot(kvstore, generation, scope)
         self._install(head)
         if self._store.scheme == "file":  # nobody else commits while this process holds the lock
             self._fingerprint = await self.map.fingerprint()

@@ -229,12 +229,16 @@ async def _remaining(mutation: Mutation, forest: Forest, body: int, moved: set[i
     number = await forest.number_of_members(body) - len(moved)
     if number > LISTED and is_as_below:
         return None
+    if number > LISTED:
+        everything = await index.size(mutation, body, False)
+        return everything - (await index.counts(mutation, np.array(sorted(moved), np.uint64))).size
     kept = [label for label in await forest.members(body) if label not in moved]
-    if not await _any_voxels(mutation, kept):
+    remain = None
+    if number <= COUNTED or not is_as_below:
+        remain = (await index.counts(mutation, np.array(kept, np.uint64))).size
+    if not (await _any_voxels(mutation, kept) if remain is None else remain):
         raise Invalid(f"these are all supervoxels of body {body}: it would be empty")
-    if number > COUNTED and is_as_below:
-        return None
-    return (await index.counts(mutation, np.array(kept, np.uint64))).size
+    return remain
 
 
 async def _forget_heads(mutation: Mutation, bodies: Sequence[int]) -> None:

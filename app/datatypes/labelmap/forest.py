@@ -21,11 +21,11 @@ from app.datatypes.labelmap.groups import (
     group_of,
     looked_up,
     mark,
-    members,
     root_of,
     stage_turn,
     stale,
     turns,
+    under,
 )
 from app.datatypes.labelmap.keys import OF_BODY, OF_GROUP
 from app.datatypes.labelmap.mapping import Mapping
@@ -167,10 +167,10 @@ class Forest:
         """The supervoxels of a body as they are now; costs as much as it has."""
         await self.root_of(body)
         await self.group_of(body)
-        if self._roots[body][0] is not None:
-            listed = (await members(self._below, body)).tolist()
-        else:
-            listed = [body] if self._maps[body][0] is None else []
+        root = self._roots[body][0]
+        listed = (await under(self._below, root)).tolist() if root is not None else []
+        if self._maps[body][0] is None:
+            listed.append(body)
         return sorted([label for label in {*listed, *self._moved_in[body]} if await self._is_in(label, body)])
 
     async def _is_in(self, supervoxel: int, body: int) -> bool:

@@ -87,8 +87,13 @@ async def body_of(reader: Reader, supervoxel: int) -> int:
 async def members(reader: Reader, body: int) -> U64:
     """The supervoxels of a body, ascending, whether they have voxels or not."""
     own, root = await asyncio.gather(group_of(reader, body), root_of(reader, body))
-    found = [np.array([body] if own is None else [], np.uint64)]
-    level = [root] if root is not None else []
+    found = np.array([body] if own is None else [], np.uint64)
+    return found if root is None else np.union1d(found, await under(reader, root))
+
+
+async def under(reader: Reader, root: int) -> U64:
+    """The supervoxels of a group and of all groups below it, ascending."""
+    found, level = list[U64](), [root]
     while level:
         ranges = [keys.children(name, kind) for name in level for kind in (keys.SUPERVOXEL, keys.GROUP)]
         listed = await asyncio.gather(*[reader.keys(*range_) for range_ in ranges])

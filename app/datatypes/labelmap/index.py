@@ -151,7 +151,11 @@ async def entries(reader: Reader, label: int, is_supervoxel: bool) -> Counts:
     if is_supervoxel:
         return await counts(reader, np.array([label], np.uint64))
     if not isinstance(reader, Snapshot):
-        return await counts(reader, await members(reader, label))
+        known: _Known | None = reader.recall(_BODY_MEMO + keys.number(label), "entries")
+        if known is not None:
+            folded, end, _ = await deltas.mark(reader)
+            known = await _followed(reader, label, known, folded, end, await groups.mark(reader))
+        return known.entries if known is not None else await counts(reader, await members(reader, label))
     return (await _known(reader, label)).entries
 
 
@@ -174,15 +178,15 @@ async def _known(snapshot: Snapshot, body: int) -> _Known:
     return known
 
 
-async def _followed(snapshot: Snapshot, body: int, known: _Known, folded: int, end: int, mark: int) -> _Known | None:
+async def _followed(reader: Reader, body: int, known: _Known, folded: int, end: int, mark: int) -> _Known | None:
     """What was known of a body, with what edits and writes have changed since; None if it must be looked up."""
-    turns = await groups.turns(snapshot, known.mark, mark)
-    if turns is None or folded > known.end:
+    turns = await groups.turns(reader, known.mark, mark)
+    if turns is None or not folded <= known.end <= end:
         return None
     supervoxels = known.members
     rows = known.entries
     if known.end < end:
-        values = await snapshot.get_many([keys.delta(number) for number in range(known.end, end)])
+        values = await reader.get_many([keys.delta(number) for number in range(known.end, end)])
         late = deltas.latest([deltas.decode(value) for value in values if value is not None])
         late = late[np.isin(late.supervoxels, supervoxels)]
         if len(late):
@@ -201,7 +205,7 @@ async def _followed(snapshot: Snapshot, body: int, known: _Known, folded: int, e
         elif body == target:
             added = np.unique(np.array(moved, np.uint64))
             supervoxels = np.union1d(supervoxels, added)
-            rows = deltas.latest([rows, await counts(snapshot, added)])
+            rows = deltas.latest([rows, await counts(reader, added)])
     return _Known(folded, end, mark, supervoxels, rows)
 
 
