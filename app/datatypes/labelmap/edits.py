@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from app.core.errors import Invalid
-from app.datatypes.labelmap import counters, groups, index, keys, mapping
+from app.datatypes.labelmap import counters, groups, index, keys
 from app.datatypes.labelmap.forest import Forest
 from app.versioning.datastore import Data
 from app.versioning.log import Record
@@ -71,7 +71,7 @@ async def merge(data: Data, target: int, others: Sequence[int], editor: Editor) 
         editor.sign(mutation, mutation_id, target)
         mutation.record(editor.record(data, "merge", mutation_id, Target=target, Labels=others))
 
-    await mapping.load(await data.head())  # what the process knows of it spares the mutation many reads
+    await index.make_known(await data.head())
     await data.mutate(change, by_admin=editor.is_admin)
     return mutation_id
 
@@ -116,7 +116,7 @@ async def cleave(data: Data, body: int, supervoxels: Sequence[int], editor: Edit
         mutation.record(editor.record(data, "cleave", mutation_id, **arguments))
         return new
 
-    await mapping.load(await data.head())  # what the process knows of it spares the mutation many reads
+    await index.make_known(await data.head())
     await data.mutate(change, by_admin=editor.is_admin)
     return new, mutation_id
 
@@ -145,7 +145,7 @@ async def renumber(data: Data, old: int, new: int, editor: Editor) -> int:
         mutation.record(editor.record(data, "renumber", mutation_id, NewLabel=new, OrigLabel=old))
 
     await counters.see(data, new)
-    await mapping.load(await data.head())  # what the process knows of it spares the mutation many reads
+    await index.make_known(await data.head())
     await data.mutate(change, by_admin=editor.is_admin)
     return mutation_id
 

@@ -110,6 +110,11 @@ async def adopt(mutation: Mutation, labels: U64, seed: int) -> None:
 # ------------------------------------------------------------------ reading
 
 
+async def make_known(snapshot: Snapshot) -> None:
+    """Let this process know the mapping and the waiting changes, before a mutation: it remembers nothing itself."""
+    await asyncio.gather(mapping.load(snapshot), deltas.load(snapshot))
+
+
 async def counts(reader: Reader, supervoxels: U64) -> Counts:
     """The index entries of supervoxels (ascending), sorted by supervoxel, z, y, x."""
     waiting = (await deltas.load(reader)).of(supervoxels)

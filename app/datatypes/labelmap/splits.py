@@ -117,6 +117,7 @@ async def split_supervoxel(
         mutation.record(editor.record(data, "split-supervoxel", mutation_id, touched=changed, **arguments))
         return done
 
+    await index.make_known(await data.head())
     return await data.mutate(change, by_admin=editor.is_admin), mutation_id
 
 
@@ -158,6 +159,7 @@ async def split_body(data: Data, body: int, runs: I32, editor: Editor, workers: 
         changed = touched.encode(_places(entries))
         mutation.record(editor.record(data, "split", mutation_id, touched=changed, **arguments))
 
+    await index.make_known(await data.head())
     await data.mutate(change, by_admin=editor.is_admin)
     return new, mutation_id
 

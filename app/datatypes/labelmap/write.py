@@ -22,7 +22,7 @@ from app.core.errors import Invalid
 from app.core.geometry import Box, Triple
 from app.core.work import Workers
 from app.datatypes import voxels
-from app.datatypes.labelmap import blocks, counters, deltas, index, keys, mapping, touched
+from app.datatypes.labelmap import blocks, counters, deltas, index, keys, touched
 from app.datatypes.labelmap.blocks import U8
 from app.datatypes.labelmap.keys import U64
 from app.kernels import downres, label_block
@@ -141,7 +141,7 @@ async def store(
         changed = touched.encode(places) if scale == 0 else b""
         mutation.record(Record(action, data.home.uuid, mutation_id, user, app, touched=changed))
 
-    await mapping.load(await data.head())  # once for this process, not in each mutation
+    await index.make_known(await data.head())
     await data.mutate(change, by_admin=by_admin)
     if is_base and indexing:
         await deltas.fold(data, by_admin=by_admin)
