@@ -64,7 +64,12 @@ def start_demo(folder: Path, *arguments: str) -> Demo:
     begun = time.monotonic()
     command = [sys.executable, "-m", "app.cli", "demo", "--store", str(folder), "--port", "0", "--no-browser"]
     process = subprocess.Popen(
-        [*command, *arguments], stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        [*command, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored, if this runs in the background
     )
     assert process.stdout is not None
     said = {}
