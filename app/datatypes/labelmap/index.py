@@ -151,6 +151,19 @@ async def has_voxels(reader: Reader, supervoxel: int) -> bool:
     return len(await counts(reader, np.array([supervoxel], np.uint64))) > 0
 
 
+async def are_bodies(snapshot: Snapshot, labels: U64, known: mapping.Mapping) -> npt.NDArray[np.bool_]:
+    """Which of some supervoxels (ascending) that the mapping shows as themselves are parts of bodies of these numbers.
+
+    They have voxels, or a posted mapping says so of them.
+    """
+    is_fixed = known.is_fixed(labels)
+    found = is_fixed | np.isin(labels, (await counts(snapshot, labels)).supervoxels)
+    for place in np.flatnonzero(is_fixed).tolist():  # only of these the groups may say something else
+        label = int(labels[place])
+        found[place] = await body_of(snapshot, label) == label or label in await groups.stale(snapshot, label)
+    return found
+
+
 async def entries(reader: Reader, label: int, is_supervoxel: bool) -> Counts:
     """The index entries of a body or of one supervoxel."""
     if is_supervoxel:

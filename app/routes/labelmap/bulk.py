@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 
 from app.core.errors import Absent, Invalid
 from app.datatypes.config import Config
-from app.datatypes.labelmap import changed_settings, counters, deltas, groups, index, mapping, memo, posted
+from app.datatypes.labelmap import changed_settings, counters, deltas, index, mapping, memo, posted
 from app.formats.dvid_pb2 import LabelIndex, LabelIndices, MappingOps
 from app.formats.keyvalues import varint
 from app.routes import answers
@@ -230,16 +230,13 @@ async def get_mapping(request: Request) -> Response:
     labels = np.array(await labels_in_body(request), np.uint64)
     snapshot = await request.head()
     known = await mapping.load(snapshot)
-    found = known.apply(labels).tolist() if len(labels) else []
-    if not request.query["nolookup"] and len(labels):
-        is_fixed = known.is_fixed(labels).tolist()
-        for place, label in enumerate(labels.tolist()):
-            if found[place] != label:
-                continue
-            is_own = await index.body_of(snapshot, label) == label or label in await groups.stale(snapshot, label)
-            if not (is_own and (is_fixed[place] or await index.has_voxels(snapshot, label))):
-                found[place] = 0
-    return answers.json(found)
+    found = known.apply(labels)
+    if not request.query["nolookup"]:
+        is_same = found == labels
+        unmapped = np.unique(labels[is_same])
+        absent = unmapped[~await index.are_bodies(snapshot, unmapped, known)]
+        found = np.where(is_same & np.isin(labels, absent), np.uint64(0), found)
+    return answers.json(found.tolist())
 
 
 @endpoint(
