@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import orjson
-import tensorstore as ts
 
 from app.backends.catalog import NEW, Change, Document, Receipt
-from app.backends.ocdbt import OrderedMap, read_many
+from app.backends.ordered_map import OrderedMap
 from app.backends.store import Store
+from app.backends.view import View
 from app.core.errors import Conflict, StoreUnavailable
 
 #: Documents are small and change one by one: a commit rewrites one node of each level.
@@ -41,14 +41,13 @@ class _Seen:
     """The catalog at one moment, and what is known of its keys without reading them again."""
 
     fingerprint: bytes
-    kvstore: ts.KvStore
-    generation: int
+    view: View
     values: dict[bytes, bytes | None] = field(default_factory=dict)
 
-    def after(self, fingerprint: bytes, kvstore: ts.KvStore, writes: Mapping[bytes, bytes | None]) -> _Seen:
+    def after(self, fingerprint: bytes, view: View, writes: Mapping[bytes, bytes | None]) -> _Seen:
         """The next moment: nothing but these writes has changed."""
         values = self.values if len(self.values) < KNOWN_KEYS else {}
-        return _Seen(fingerprint, kvstore, self.generation + 1, {**values, **writes})
+        return _Seen(fingerprint, view, {**values, **writes})
 
 
 class BucketCatalog:
@@ -62,6 +61,8 @@ class BucketCatalog:
         self._folder = folder
         self._map = OrderedMap(store, folder, folder, NODE_BYTES)
         self._seen: _Seen | None = None
+        #: The hour in which this process last removed the marks of earlier ones.
+        self._swept = 0
 
     async def token(self) -> bytes | None:
         """Bytes that change with every commit, but for those of counters."""
@@ -84,9 +85,8 @@ class BucketCatalog:
         if seen is None:
             return []
         prefix = _key(collection + "/")
-        keys = await self._store.guard(seen.kvstore.list(ts.KvStore.KeyRange(prefix, prefix[:-1] + b"\1")))
-        keys = sorted(bytes(key) for key in keys)
-        values = await read_many(self._store, seen.kvstore, keys)
+        keys = await seen.view.keys(prefix, prefix[:-1] + b"\1")
+        values = await seen.view.get_many(keys)
         names = [key[len(prefix) :].decode() for key in keys]
         found = [_document(f"{collection}/{name}", value) for name, value in zip(names, values, strict=True)]
         return [document for document in found if document is not None]
@@ -100,7 +100,7 @@ class BucketCatalog:
         nonce = uuid.uuid4().hex
         hour = int(time.time()) // MARK_SECONDS
         mark = MARK + hour.to_bytes(8, "big") + nonce.encode()
-        old = MARK, MARK + (hour - 1).to_bytes(8, "big")
+        old = [] if hour == self._swept else [(MARK, MARK + (hour - 1).to_bytes(8, "big"))]
         writes = {
             _key(change.path): None if change.data is None else orjson.dumps({"r": nonce, "d": change.data})
             for change in changes
@@ -117,7 +117,8 @@ class BucketCatalog:
                     for key, change in asked.items():
                         if _revision(unchanged[key]) != change.revision:
                             raise _Stale(f"catalog document {change.path} was changed by somebody else")
-                    await self._map.commit({**writes, mark: b""}, [old], unchanged=unchanged)
+                    await self._map.commit({**writes, mark: b""}, old, unchanged=unchanged)
+                    self._swept = hour
                     return await self._succeed(nonce, seen, writes)
             except _Stale:
                 raise
@@ -159,7 +160,7 @@ class BucketCatalog:
         with suppress(StoreUnavailable):  # what has been committed is committed
             fingerprint = await self._map.fingerprint()
             if fingerprint is not None:
-                self._seen = seen.after(fingerprint, await self._map.at(seen.generation + 1), writes)
+                self._seen = seen.after(fingerprint, await self._map.at(seen.view.generation + 1), writes)
                 return Receipt(nonce, seen.fingerprint, fingerprint)
         return Receipt(nonce)
 
@@ -168,7 +169,7 @@ class BucketCatalog:
             return [None] * len(keys)
         unknown = [key for key in keys if key not in seen.values]
         if unknown:
-            values = await read_many(self._store, seen.kvstore, unknown)
+            values = await seen.view.get_many(unknown)
             seen.values.update((key, value) for key, value in zip(unknown, values, strict=True) if key[:4] == b"doc/")
             found = dict(zip(unknown, values, strict=True))
             return [found[key] if key in found else seen.values[key] for key in keys]
@@ -180,7 +181,7 @@ class BucketCatalog:
             return None
         if self._seen is None or self._seen.fingerprint != fingerprint:
             generation = await self._map.generation(fingerprint)
-            self._seen = _Seen(fingerprint, await self._map.at(generation), generation)
+            self._seen = _Seen(fingerprint, await self._map.at(generation))
         return self._seen
 
 

@@ -7,13 +7,14 @@ maps (the versions of an instance) share nodes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tensorstore as ts
 
 from app.backends.store import Store
+from app.backends.view import read_many, together
 from app.core.errors import Conflict, StoreUnavailable
 
 MANIFEST = "manifest.ocdbt"
@@ -25,7 +26,7 @@ LOCAL_NODE_BYTES, REMOTE_NODE_BYTES = 8 << 10, 64 << 10
 
 
 #: What a key holds, as far as a node tells: the bytes of a small value, or the place of a large one.
-Stored = bytes | str
+Held = bytes | str
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Node:
     last: bytes | None = None
 
 
-class OrderedMap:
+class OcdbtMap:
     """One OCDBT database: nodes below `base`, manifest below `manifest` (both end with a slash)."""
 
     def __init__(self, store: Store, base: str, manifest: str, node_bytes: int = 0) -> None:
@@ -65,11 +66,6 @@ class OrderedMap:
             "manifest_kind": "numbered" if self._numbered else "single",
         }
         self._writable: ts.KvStore | None = None
-
-    @property
-    def lock_path(self) -> str:
-        """Where processes of one machine meet before they commit."""
-        return self._manifest + ".lock"
 
     async def fingerprint(self) -> bytes | None:
         """Bytes that change with every commit; None while the map does not exist."""
@@ -130,7 +126,7 @@ class OrderedMap:
             for entry, first, last in zip(entries, firsts, [*firsts[1:], node.last], strict=True)
         ]
 
-    async def leaf(self, node: Node) -> list[tuple[bytes, Stored]]:
+    async def leaf(self, node: Node) -> list[tuple[bytes, Held]]:
         """The keys of a leaf and what they hold, in order."""
         return [
             (node.prefix + entry["key"], entry["inline_value"] if "inline_value" in entry else entry["indirect_value"])
@@ -167,7 +163,7 @@ class OrderedMap:
         transaction = ts.Transaction(atomic=True, repeatable_read=True)
         try:
             staged = self._writable.with_transaction(transaction)
-            values = await read_many(self.store, staged, unchanged)
+            values = await read_many(self.store, staged, list(unchanged))
             for (key, expected), value in zip(unchanged.items(), values, strict=True):
                 if value != expected:
                     raise Conflict(f"{key!r} was changed by another writer")
@@ -175,7 +171,7 @@ class OrderedMap:
                 if first < last:  # for TensorStore a range to the empty key is one without an end
                     await self.store.guard(staged.delete_range(ts.KvStore.KeyRange(first, last)))
             if copies:
-                await self.store.guard(_all([_copy(source, staged, key) for key, source in copies.items()]))
+                await self.store.guard(together([_copy(source, staged, key) for key, source in copies.items()]))
             for key, value in writes.items():
                 # Staging is synchronous; the answers of one atomic transaction come with its commit.
                 staged.write(key, value)
@@ -185,7 +181,7 @@ class OrderedMap:
             transaction.abort()
             self.store.changed()
 
-    async def branch_from(self, other: OrderedMap) -> None:
+    async def branch_from(self, other: OcdbtMap) -> None:
         """Start this map as a copy of another: one small manifest, create-only, so racing branches agree."""
         # The first object makes a map exist, so it comes last.
         names = (await other._manifests())[-1:] if self._numbered else []
@@ -200,22 +196,5 @@ class OrderedMap:
         await self.commit({b"state/created": b""}, unchanged={b"state/created": None})
 
 
-async def _all(answers: Sequence[Any]) -> list[Any]:
-    """Answers under way, waited for from the last: most of the others have then come without an await of their own."""
-    for answer in reversed(answers):
-        if not answer.done():
-            await answer
-    return [answer.result() for answer in answers]
-
-
 def _copy(source: ts.KvStore, target: ts.KvStore, key: bytes) -> Any:
     return source.experimental_copy_range_to(target, source_range=ts.KvStore.KeyRange(key, key + b"\0"))
-
-
-async def read_many(store: Store, kvstore: ts.KvStore, keys: Iterable[bytes]) -> list[bytes | None]:
-    """The values of several keys of one snapshot, None where absent, read at once."""
-    keys = list(keys)
-    answers = await store.guard(_all([kvstore.read(key) for key in keys]))
-    values = [bytes(answer.value) if answer.state == "value" else None for answer in answers]
-    store.traffic.read(keys, values)
-    return values

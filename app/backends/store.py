@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import tensorstore as ts
 
+from app.backends import files
 from app.backends.traffic import Traffic
 from app.core.errors import Conflict, DvidError, Invalid, StoreUnavailable
 
@@ -221,6 +222,13 @@ class Store:
 
         A lost reply looks like a lost race: whoever must know puts something into the value to recognise it by.
         """
+        if self.scheme == "file" and self.options.durability != "power":  # a tenth of a round through TensorStore
+            try:
+                return files.replace(self.prefix + path, value, present)
+            except OSError as error:
+                raise StoreUnavailable(f"{self.url}: {error.strerror}") from error
+            finally:
+                self.changed()
         root = await self.folder("")
         found = await self.guard(root.read(path))
         if (bytes(found.value) if found.state == "value" else None) != present:

@@ -111,7 +111,7 @@ async def exist(snapshot: Snapshot, wanted: Sequence[int]) -> list[bool]:
     else:
         for start in range(0, len(names), _TOGETHER):
             part = names[start : start + _TOGETHER]
-            there.update(*await asyncio.gather(*[snapshot.keys(key, key + b"\0") for key in part]))
+            there.update(*await snapshot.keys_of([(key, key + b"\0") for key in part]))
     return [key in there for key in names]
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
-from app.backends.ocdbt import Node, OrderedMap, Stored
+from app.backends.ocdbt import Held, Node
+from app.backends.ordered_map import OrderedMap
 
 #: Nodes that are read at the same time.
 TOGETHER = 32
@@ -29,8 +30,8 @@ class Place:
 class Change:
     """What a key holds in two states, as far as nodes tell; None where it is absent."""
 
-    old: Stored | None
-    new: Stored | None
+    old: Held | None
+    new: Held | None
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Difference:
     async def changes(self) -> dict[bytes, Change]:
         """The keys that hold something else, in order. A large value that was written anew counts as something else."""
         before, after = await _held(self.old, self.gone), await _held(self.new, self.come)
+        late = {*await _late(self.old), *await _late(self.new)}  # of these the nodes do not tell the truth
+        await _put_right(before, self.old, late)
+        await _put_right(after, self.new, late)
         names = sorted(before.keys() | after.keys())
         pairs = ((name, before.get(name), after.get(name)) for name in names)
         return {name: Change(old, new) for name, old, new in pairs if old != new}
@@ -68,6 +72,20 @@ async def changes(old: Place, new: Place, among: Sequence[bytes] | None = None) 
     if among is None:
         return found
     return {name: found[name] for name in among if name in found}
+
+
+async def _late(place: Place) -> dict[bytes, bytes | None]:
+    return {} if place.map is None else (await place.map.at(place.generation)).late()
+
+
+async def _put_right(held: dict[bytes, Held], place: Place, keys: Set[bytes]) -> None:
+    names = sorted(keys)
+    values = [None] * len(names) if place.map is None else await (await place.map.at(place.generation)).get_many(names)
+    for name, value in zip(names, values, strict=True):
+        if value is None:
+            held.pop(name, None)
+        else:
+            held[name] = value
 
 
 async def _root(place: Place) -> list[Node]:
@@ -100,8 +118,8 @@ async def _below(place: Place, nodes: Sequence[Node], height: int) -> list[Node]
     return found
 
 
-async def _held(place: Place, leaves: Sequence[Node]) -> dict[bytes, Stored]:
-    found: dict[bytes, Stored] = {}
+async def _held(place: Place, leaves: Sequence[Node]) -> dict[bytes, Held]:
+    found: dict[bytes, Held] = {}
     for start in range(0, len(leaves), TOGETHER):
         some = leaves[start : start + TOGETHER]
         for entries in await asyncio.gather(*[place.map.leaf(node) for node in some if place.map is not None]):

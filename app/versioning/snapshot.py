@@ -6,10 +6,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import tensorstore as ts
-
-from app.backends.ocdbt import read_many
-from app.backends.store import Store
+from app.backends.view import Range, View
 from app.versioning.cache import Cache
 
 #: Values up to this size are remembered by the process; larger ones stay in TensorStore's cache.
@@ -31,6 +28,9 @@ class Reader(Protocol):
     async def keys(self, first: bytes, last: bytes) -> list[bytes]:
         """All keys k with first <= k < last, ascending."""
 
+    async def keys_of(self, ranges: Sequence[Range]) -> list[list[bytes]]:
+        """The keys of several ranges, in the order asked; the lists are not to be changed."""
+
     def recall(self, key: bytes, facet: Any) -> Any:
         """What the process remembers under a name, or None.
 
@@ -48,16 +48,14 @@ class Snapshot:
 
     def __init__(
         self,
-        store: Store,
-        kvstore: ts.KvStore | None,
+        view: View | None,
         generation: int,
         cache: Cache,
         scope: int,
         memos: int | None = None,
     ) -> None:
-        self._store = store
         #: The map itself at this generation; None if there is none yet.
-        self.kvstore = kvstore
+        self.view = view
         self.generation = generation
         self.cache = cache
         self.scope: int | None = scope
@@ -65,27 +63,25 @@ class Snapshot:
 
     async def get(self, key: bytes) -> bytes | None:
         """The value of a key, or None."""
-        if self.kvstore is None:
+        if self.view is None:
             return None
         scope = self.scope
         if scope is not None:
             known = self.cache.get(scope, key, "value")
             if known is not None:
                 return None if known is _MISSING else bytes(known)
-        answer = await self._store.guard(self.kvstore.read(key))
-        value = bytes(answer.value) if answer.state == "value" else None
-        self._store.traffic.read((key,), (value,))
+        value = await self.view.get(key)
         self.know(key, value)
         return value
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of several keys in the order asked."""
-        if self.kvstore is None:
+        if self.view is None:
             return [None] * len(keys)
         found: list[Any] = [self.recall(key, "value") for key in keys]
         absent = [index for index, value in enumerate(found) if value is None]
         if absent:
-            values = await read_many(self._store, self.kvstore, [keys[index] for index in absent])
+            values = await self.view.get_many([keys[index] for index in absent])
             for index, value in zip(absent, values, strict=True):
                 self.know(keys[index], value)
                 found[index] = value
@@ -93,14 +89,15 @@ class Snapshot:
 
     async def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of keys of which the caller keeps what it needs: they are not remembered here as well."""
-        return [None] * len(keys) if self.kvstore is None else await read_many(self._store, self.kvstore, keys)
+        return [None] * len(keys) if self.view is None else await self.view.get_many(keys)
 
     async def keys(self, first: bytes, last: bytes) -> list[bytes]:
         """All keys k with first <= k < last, ascending."""
-        if self.kvstore is None or first >= last:  # for TensorStore a range to the empty key has no end
-            return []
-        found = await self._store.guard(self.kvstore.list(ts.KvStore.KeyRange(first, last)))
-        return sorted(map(bytes, found))
+        return [] if self.view is None else await self.view.keys(first, last)
+
+    async def keys_of(self, ranges: Sequence[Range]) -> list[list[bytes]]:
+        """The keys of several ranges, in the order asked; the lists are not to be changed."""
+        return [[] for _ in ranges] if self.view is None else await self.view.keys_of(ranges)
 
     async def items(self, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
         """All keys and values of a range, ascending."""
@@ -193,10 +190,18 @@ class Overlay:
 
     async def keys(self, first: bytes, last: bytes) -> list[bytes]:
         """All keys of a range as this mutation has left them, ascending."""
+        return self._with_staged(await self._below.keys(first, last), first, last)
+
+    async def keys_of(self, ranges: Sequence[Range]) -> list[list[bytes]]:
+        """The keys of several ranges, in the order asked; the lists are not to be changed."""
+        found = await self._below.keys_of(ranges)
+        return [self._with_staged(keys, *range_) for keys, range_ in zip(found, ranges, strict=True)]
+
+    def _with_staged(self, below: list[bytes], first: bytes, last: bytes) -> list[bytes]:
         found = [
             key
-            for key in await self._below.keys(first, last)
-            if key not in self.writes and key not in self.copies and not self._is_removed(key)
+            for key in below
+            if key not in self.writes and key not in self.copies and not (self.ranges and self._is_removed(key))
         ]
         if self._staged_keys is None:
             self._staged_keys = sorted(
@@ -206,10 +211,6 @@ class Overlay:
         between = staged[bisect_left(staged, first) : bisect_left(staged, last)]
         present = [key for key in between if key in self.copies or self.writes[key] is not None]
         return sorted(found + present) if present else found
-
-    def sources(self) -> dict[bytes, ts.KvStore]:
-        """The maps from which keys are copied."""
-        return {key: source.kvstore for key, source in self.copies.items() if source.kvstore is not None}
 
     def recall(self, key: bytes, facet: Any) -> Any:
         """What the process remembers of the snapshot below, unless this mutation has changed it."""

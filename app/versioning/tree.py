@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from app.backends.ocdbt import OrderedMap
+from app.backends.ordered_map import OrderedMap
 from app.backends.store import Store
+from app.backends.view import View
 from app.core.errors import Conflict, DvidError, NotAllowed, StoreUnavailable
 from app.versioning import log
 from app.versioning.cache import Cache
@@ -154,8 +155,7 @@ class Tree:
             raise NotAllowed(f"there is no generation {generation} of this version")
         if generation == head.generation:
             return head
-        kvstore = await self.map.at(generation)
-        return Snapshot(self._store, kvstore, generation, self._cache, self._cache.new_scope())
+        return Snapshot(await self.map.at(generation), generation, self._cache, self._cache.new_scope())
 
     async def mutate(self, queued: Queued) -> Any:
         """Queue a mutation and wait until it is committed."""
@@ -197,17 +197,17 @@ class Tree:
         generation = await self.map.generation(fingerprint)
         head = self._head
         if head is None or generation > head.generation:
-            kvstore = await self.map.at(generation)
+            view = await self.map.at(generation)
             head = self._head  # another task may have been here meanwhile
         if head is None or generation > head.generation:
-            self._install(self._snapshot(kvstore, generation, self._cache.new_scope()))
+            self._install(self._snapshot(view, generation, self._cache.new_scope()))
         if self._head is not None and generation == self._head.generation:
             self._fingerprint = fingerprint
         self._looked = max(looked, self._looked)
         return self._head
 
-    def _snapshot(self, kvstore: Any, generation: int, scope: int) -> Snapshot:
-        return Snapshot(self._store, kvstore, generation, self._cache, scope, self._memos)
+    def _snapshot(self, view: View, generation: int, scope: int) -> Snapshot:
+        return Snapshot(view, generation, self._cache, scope, self._memos)
 
     def _install(self, head: Snapshot) -> None:
         if self._head is not None:
@@ -217,7 +217,7 @@ class Tree:
     async def _succeed(self, base: Snapshot, staged: Overlay) -> None:
         """Make the generation that this process has just committed on top of `base` the head."""
         generation = self._own_generation = base.generation + 1
-        kvstore = await self.map.at(generation)
+        view = await self.map.at(generation)
         if self._head is not base:  # a reader came first, or somebody is further already
             if self._head is not None and self._head.generation >= generation:
                 return
@@ -228,7 +228,7 @@ class Tree:
             scope = base.scope
             for key in staged.writes:
                 self._cache.drop(scope, key)
-        head = self._snapshot(kvstore, generation, scope)
+        head = self._snapshot(view, generation, scope)
         self._install(head)
         if self._store.scheme == "file":  # nobody else commits while this process holds the lock
             self._fingerprint = await self.map.fingerprint()
@@ -330,9 +330,10 @@ class Tree:
             if staged.writes or staged.ranges:
                 tried.append(_Attempt(nonce, first, outcomes))
                 looked = time.monotonic()
-                copies = {key: source.kvstore for key, source in staged.copies.items() if source.kvstore is not None}
+                copies = {key: source.view for key, source in staged.copies.items() if source.view is not None}
                 unchanged = {SEQUENCE: await base.get(SEQUENCE)}
-                await self.map.commit(staged.writes, staged.ranges, copies, unchanged=unchanged)
+                is_last = self._seal in staged.writes or await self._is_sealed(base)
+                await self.map.commit(staged.writes, staged.ranges, copies, unchanged=unchanged, is_last=is_last)
                 self._looked = float("-inf")  # until the new generation is at hand
                 with suppress(StoreUnavailable):
                     await self._succeed(base, staged)

@@ -34,7 +34,7 @@ class Trees:
         #: The nearest owner from a locked version on, by instance, version and epoch.
         self._owners: dict[tuple[str, str, int], str | None] = {}
         #: What an instance holds before anybody wrote.
-        self.empty = Snapshot(store, None, 0, cache, cache.new_scope())
+        self.empty = Snapshot(None, 0, cache, cache.new_scope())
 
     async def head(self, folder: str, line: Line, *, fresh: bool = False) -> Snapshot:
         """What a version holds now: its own tree's newest snapshot, else its nearest ancestor's."""

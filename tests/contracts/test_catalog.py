@@ -14,7 +14,7 @@ from google.cloud.firestore_v1.async_batch import AsyncWriteBatch
 from app.backends.bucket_catalog import BucketCatalog
 from app.backends.catalog import NEW, Catalog, Change
 from app.backends.firestore_catalog import FirestoreCatalog
-from app.backends.ocdbt import OrderedMap
+from app.backends.ordered_map import OrderedMap
 from app.backends.store import Store, StoreOptions
 from app.core.errors import Conflict, StoreUnavailable
 from tests.fakes import servers

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.backends.ocdbt import OrderedMap, read_many
+from app.backends.ordered_map import OrderedMap
 from app.backends.store import Store, StoreOptions, classify
 from app.core.errors import Conflict, Invalid, StoreUnavailable
 
@@ -23,8 +23,8 @@ async def contents(found: OrderedMap) -> dict[bytes, bytes]:
     fingerprint = await found.fingerprint()
     assert fingerprint is not None
     snapshot = await found.at(await found.generation(fingerprint))
-    keys = sorted(map(bytes, await snapshot.list()))
-    values = await read_many(found.store, snapshot, keys)
+    keys = await snapshot.keys(b"", b"\xff" * 64)
+    values = await snapshot.get_many(keys)
     return {key: value for key, value in zip(keys, values, strict=True) if value is not None}
 
 
@@ -134,7 +134,7 @@ async def test_commits_are_generations_and_old_ones_stay(store: Store) -> None:
         assert await found.generation(fingerprint) == first + number
     for number in range(1, 11):
         snapshot = await found.at(first + number)
-        assert await read_many(store, snapshot, [b"n", b"k%d" % number, b"k%d" % (number + 1)]) == [
+        assert await snapshot.get_many([b"n", b"k%d" % number, b"k%d" % (number + 1)]) == [
             b"%d" % number,
             b"",
             None,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from app.backends.ocdbt import OrderedMap
+from app.backends.ordered_map import OrderedMap
 from app.backends.store import Store
 from app.versioning.diff import Change, Place, changes, difference
 

@@ -192,7 +192,7 @@ class View:
         found: set[Triple] = set()
         for start in range(0, len(parts), _BLOCKS):
             ranges = [keys.supervoxels(int(part[0]), int(part[-1])) for part in parts[start : start + _BLOCKS]]
-            for names in await asyncio.gather(*[self.snapshot.keys(*range_) for range_ in ranges]):
+            for names in await self.snapshot.keys_of(ranges):
                 found.update(keys.places_of(names, wanted))
         found = {place for place in found if place not in self.moved}
         for label in supervoxels:

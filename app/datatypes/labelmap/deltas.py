@@ -8,7 +8,6 @@ Once there are many, one mutation folds them into `sv/`, in the order of the key
 
 from __future__ import annotations
 
-import asyncio
 import struct
 from typing import Any
 
@@ -183,7 +182,7 @@ async def _write(mutation: Mutation, rows: Counts) -> None:
     listed: list[bytes] = []
     for start in range(0, len(supervoxels), TOGETHER):
         some = supervoxels[start : start + TOGETHER]
-        for found in await asyncio.gather(*[mutation.keys(*keys.supervoxel(label)) for label in some]):
+        for found in await mutation.keys_of([keys.supervoxel(label) for label in some]):
             listed += found
     replace(mutation, listed, rows)
 

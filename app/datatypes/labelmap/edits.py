@@ -15,7 +15,7 @@ import orjson
 
 from app.core.errors import Invalid
 from app.datatypes.labelmap import counters, groups, index, keys
-from app.datatypes.labelmap.forest import Forest
+from app.datatypes.labelmap.forest import Forest, look_ahead
 from app.versioning.datastore import Data
 from app.versioning.log import Record
 from app.versioning.snapshot import Reader
@@ -71,7 +71,7 @@ async def merge(data: Data, target: int, others: Sequence[int], editor: Editor) 
         editor.sign(mutation, mutation_id, target)
         mutation.record(editor.record(data, "merge", mutation_id, Target=target, Labels=others))
 
-    await index.make_known(await data.head())
+    await _look_ahead(data, [target, *others])
     await data.mutate(change, by_admin=editor.is_admin)
     return mutation_id
 
@@ -116,7 +116,7 @@ async def cleave(data: Data, body: int, supervoxels: Sequence[int], editor: Edit
         mutation.record(editor.record(data, "cleave", mutation_id, **arguments))
         return new
 
-    await index.make_known(await data.head())
+    await _look_ahead(data, [body], named)
     await data.mutate(change, by_admin=editor.is_admin)
     return new, mutation_id
 
@@ -145,9 +145,16 @@ async def renumber(data: Data, old: int, new: int, editor: Editor) -> int:
         mutation.record(editor.record(data, "renumber", mutation_id, NewLabel=new, OrigLabel=old))
 
     await counters.see(data, new)
-    await index.make_known(await data.head())
+    await _look_ahead(data, [old, new])
     await data.mutate(change, by_admin=editor.is_admin)
     return mutation_id
+
+
+async def _look_ahead(data: Data, bodies: Sequence[int], supervoxels: Sequence[int] = ()) -> None:
+    """Let this process know what an edit will need, before it waits for its turn."""
+    snapshot = await data.head()
+    await index.make_known(snapshot)
+    await look_ahead(snapshot, bodies, supervoxels)
 
 
 async def own_supervoxels(reader: Reader, forest: Forest, bodies: Sequence[int]) -> set[int]:

@@ -29,11 +29,13 @@ from app.datatypes.labelmap.groups import (
 )
 from app.datatypes.labelmap.keys import OF_BODY, OF_GROUP
 from app.datatypes.labelmap.mapping import Mapping
-from app.versioning.snapshot import Reader
+from app.versioning.snapshot import Reader, Snapshot
 from app.versioning.tree import Mutation
 
 #: A turn with more changes than this says only that there were many.
 LONGEST_TURN = 100_000
+#: Lists that are asked for ahead, and the members of a group whose lists are among them.
+TOGETHER, FEW = 64, 16
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,23 @@ class Known:
     def may_group(self, body: int) -> bool:
         """Whether a body may have a group."""
         return self.mapping is None or body in self.bodies or self.mapping.is_grouped(body)
+
+
+async def look_ahead(snapshot: Snapshot, bodies: Sequence[int], supervoxels: Sequence[int]) -> None:
+    """Ask at once for what an edit of some bodies and supervoxels will look up one after another."""
+    known = await Known.of(snapshot)
+    labels = [*bodies, *supervoxels][:TOGETHER]
+    grouped = [keys.MAP.range_of(label) for label in labels if known.may_list(label)]
+    grouped += [keys.ROOT.range_of(body) for body in bodies[:TOGETHER] if known.may_group(body)]
+    found = await snapshot.keys_of([*grouped, *[keys.supervoxel(label) for label in labels]])
+    names = {int.from_bytes(rows[0][-8:], "big") for rows in found[: len(grouped)] if rows} - {RETIRED}
+    if names:
+        found = await snapshot.keys_of([keys.group_range(name) for name in names])
+        few = [int(row["name"]) for rows in found for row in keys.parse_groups(rows) if row["members"] <= FEW]
+        ranges = [keys.children(name, kind) for name in few for kind in (keys.SUPERVOXEL, keys.GROUP)]
+        found = await snapshot.keys_of(ranges)
+        below = [int.from_bytes(row[-8:], "big") for rows in found[::2] for row in rows]
+        await snapshot.keys_of([keys.supervoxel(label) for label in below[:TOGETHER]])
 
 
 class Forest:

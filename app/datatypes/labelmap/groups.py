@@ -15,7 +15,6 @@ Readers that know an earlier state follow the turns that edits leave. `forest.py
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,9 +85,9 @@ async def body_of(reader: Reader, supervoxel: int) -> int:
 
 async def members(reader: Reader, body: int) -> U64:
     """The supervoxels of a body, ascending, whether they have voxels or not."""
-    own, root = await asyncio.gather(group_of(reader, body), root_of(reader, body))
-    found = np.array([body] if own is None else [], np.uint64)
-    return found if root is None else np.union1d(found, await under(reader, root))
+    own, root = await reader.keys_of([keys.MAP.range_of(body), keys.ROOT.range_of(body)])
+    found = np.array([] if own else [body], np.uint64)
+    return np.union1d(found, await under(reader, int.from_bytes(root[0][-8:], "big"))) if root else found
 
 
 async def under(reader: Reader, root: int) -> U64:
@@ -96,7 +95,7 @@ async def under(reader: Reader, root: int) -> U64:
     found, level = list[U64](), [root]
     while level:
         ranges = [keys.children(name, kind) for name in level for kind in (keys.SUPERVOXEL, keys.GROUP)]
-        listed = await asyncio.gather(*[reader.keys(*range_) for range_ in ranges])
+        listed = await reader.keys_of(ranges)
         found += [keys.last_numbers(names) for names in listed[::2]]
         level = [name for names in listed[1::2] for name in keys.last_numbers(names).tolist()]
     return np.unique(np.concatenate(found))
@@ -123,7 +122,7 @@ async def looked_up(reader: Reader, table: keys.Pairs, firsts: Sequence[int]) ->
         return found
     for start in range(0, len(firsts), TOGETHER):
         some = firsts[start : start + TOGETHER]
-        listed = await asyncio.gather(*[reader.keys(*table.range_of(first)) for first in some])
+        listed = await reader.keys_of([table.range_of(first) for first in some])
         found.update(
             {first: int.from_bytes(names[0][-8:], "big") for first, names in zip(some, listed, strict=True) if names}
         )

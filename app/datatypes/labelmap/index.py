@@ -138,7 +138,7 @@ async def _listed(reader: Reader, supervoxels: U64) -> list[bytes]:
     listed: list[bytes] = []
     for start in range(0, len(firsts), TOGETHER):
         ranges = zip(firsts[start : start + TOGETHER], lasts[start : start + TOGETHER], strict=True)
-        for found in await asyncio.gather(*[reader.keys(*keys.supervoxels(first, last)) for first, last in ranges]):
+        for found in await reader.keys_of([keys.supervoxels(first, last) for first, last in ranges]):
             listed += found
     if len(firsts) == len(supervoxels):
         return listed

@@ -95,6 +95,8 @@ class _Late:
     #: Posted mappings that are new or other ones; None: gone.
     fixed: dict[int, int | None] = field(default_factory=dict)
     under: dict[int, int] = field(default_factory=dict)
+    #: Bodies that got a group, as keys; some of them have lost it again.
+    grouped: dict[int, bool] = field(default_factory=dict)
 
     def copy(self) -> _Late:
         """The same, to be changed."""
@@ -150,15 +152,11 @@ class Mapping:
 
     def is_grouped(self, body: int) -> bool:
         """Whether a body may have a group; False is certain, as of `mark`."""
-        if body in self._late_tops:
+        if body in self._late.grouped:
             return True
         tops = self._forest.sorted_tops
         place = int(np.searchsorted(tops, np.uint64(body)))
         return place < len(tops) and int(tops[place]) == body
-
-    @cached_property
-    def _late_tops(self) -> set[int]:
-        return {top for _, top in self._late.tops.values()}
 
     def is_fixed(self, labels: U64) -> npt.NDArray[np.bool_]:
         """For which supervoxels a posted mapping says something else than the groups."""
@@ -226,6 +224,7 @@ def _slot_of_body(forest: _Forest, late: _Late, body: int) -> int:
         slot = _new_slot(forest, late)
         late.bodies[body] = slot
         late.tops[slot] = forests.TOP, body
+        late.grouped[body] = True
     return slot
 
 
@@ -239,6 +238,7 @@ def _take_groups(forest: _Forest, late: _Late, groups: list[list[int]]) -> None:
         assert slot is not None
         if kind == OF_BODY:
             late.tops[slot] = forests.TOP, of
+            late.grouped[of] = True
         else:
             assert above is not None
             late.tops[slot] = above, 0

@@ -1,0 +1,65 @@
+"""Files of a folder that are replaced as TensorStore's `file` driver replaces them, so that both may.
+
+Whoever writes `x` makes `x.__lock`, locks it, writes what `x` is to hold into it, and renames it to `x`. A lock on a
+file that has been renamed meanwhile is worth nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from contextlib import suppress
+
+_LOCK = ".__lock"
+#: `struct flock` of Linux: type, whence, start, length, process.
+_WHOLE_FILE = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+
+
+def replace(path: str, value: bytes, present: bytes | None) -> bool:
+    """Let a file hold a value if it holds what is said to be present (None: there is none); whether it did."""
+    made = _locked(path + _LOCK)
+    try:
+        if _read(path) != present:
+            with suppress(FileNotFoundError):
+                os.unlink(path + _LOCK)
+            return False
+        os.ftruncate(made, 0)
+        written = os.pwrite(made, value, 0)
+        if written < len(value):
+            raise OSError(28, "No space left on device")
+        os.rename(path + _LOCK, path)
+        return True
+    finally:
+        os.close(made)
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def _locked(name: str) -> int:
+    while True:
+        file = _opened(name)
+        try:
+            fcntl.fcntl(file, fcntl.F_OFD_SETLKW, _WHOLE_FILE)
+            with suppress(FileNotFoundError):
+                if os.stat(name).st_ino == os.fstat(file).st_ino:
+                    return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _opened(name: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, 0o666)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(name), exist_ok=True)
+        return os.open(name, flags, 0o666)

@@ -1,0 +1,243 @@
+"""The journal of a map in a folder: small commits are appended to one file until they are worth one commit of OCDBT.
+
+    {manifest's folder}/journal                 the newest file
+    {manifest's folder}/journal.{start:016x}    files before it, by the generation at which each begins
+
+A file is `MAGIC` and entries. An entry is its length (u32) and CRC-32 (u32) and then, over which both are taken, a
+generation (u64), a kind (u8) and
+
+- of a mark (0): the generation of OCDBT (u64) that holds exactly this one;
+- of a commit (1), for each key: its length (u32), the length of its value plus one (u32; 0: removed), both.
+
+All little-endian. Every file begins with a mark. Who appends holds the map's lock; an entry that was cut short is no
+entry, and the next one takes its place. Files with earlier generations are kept: they are the way back in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import struct
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from app.backends.store import Store
+from app.backends.view import Late
+from app.core.errors import StoreUnavailable
+
+NAME = "journal"
+MAGIC = b"DVIDjnl1"
+_FRAME = struct.Struct("<II")
+_HEAD = struct.Struct("<QB")
+_MARK = struct.Struct("<QBQ")
+_PAIR = struct.Struct("<II")
+_IS_MARK, _IS_COMMIT = 0, 1
+
+
+@dataclass
+class Stretch:
+    """A generation that OCDBT has stored under a generation of its own, and what came after it."""
+
+    start: int
+    stored: int
+    newest: int
+    late: Late = field(default_factory=Late)
+
+
+class Journal:
+    """The journal of one map, as far as this process has read it."""
+
+    def __init__(self, store: Store, folder: str) -> None:
+        self._folder = store.prefix + folder
+        self._path = self._folder + NAME
+        self._is_synced = store.options.durability == "power"
+        self._inode = 0
+        self._start = 0
+        self._end = 0
+        #: The newest stretch; None while there is no journal.
+        self.stretch: Stretch | None = None
+        self._past: tuple[tuple[str, int, int], list[Stretch]] | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the newest file."""
+        return self._end
+
+    def look(self) -> Stretch | None:
+        """The newest stretch, brought up to date with the file; None if there is no journal."""
+        try:
+            status = os.stat(self._path)
+            if status.st_ino == self._inode and status.st_size == self._end:
+                return self.stretch
+            self._read()
+        except FileNotFoundError:
+            self._inode, self._end, self.stretch = 0, 0, None
+        except OSError as error:
+            raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
+        return self.stretch
+
+    def _read(self) -> None:
+        with open(self._path, "rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            known = self._end if inode == self._inode else 0
+            file.seek(known)
+            data = file.read()
+        stretches, end = _parse(data, self.stretch if known else None)
+        if not stretches:  # not even the first mark is there
+            self._inode, self._end, self.stretch = 0, 0, None
+            return
+        if not known:
+            self._start = stretches[0].start
+        self._inode, self._end, self.stretch = inode, known + end, stretches[-1]
+
+    async def mark(self, generation: int, stored: int, *, anew: bool = False) -> None:
+        """Note that OCDBT has stored a generation; `anew`: in a new file."""
+        entry = _entry(_MARK.pack(generation, _IS_MARK, stored))
+        if anew or self.stretch is None:
+            await self._begin(MAGIC + entry)
+        else:
+            await self._append(entry)
+        self.stretch = Stretch(generation, stored, generation)
+        if anew or not self._start:
+            self._start = generation
+
+    async def commit(self, generation: int, entry: bytes, writes: Mapping[bytes, bytes | None]) -> None:
+        """Append a commit, which `encode` has made of its writes. The next generation is there when this returns."""
+        stretch = self.stretch
+        assert stretch is not None
+        await self._append(entry)
+        if stretch.newest < generation:  # else a reader of this process saw it while it was made durable
+            stretch.late.add(generation, writes)
+            stretch.newest = generation
+
+    async def _append(self, entry: bytes) -> None:
+        end = self._end + len(entry)
+        try:
+            file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                _write(file, entry, self._end)
+                if self._is_synced:
+                    await asyncio.to_thread(os.fdatasync, file)
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
+        self._end = end
+
+    async def _begin(self, content: bytes) -> None:
+        """Replace the newest file, which stays under the name of its first generation."""
+        made = self._path + ".new"
+        try:
+            file = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            try:
+                _write(file, content, 0)
+                if self._is_synced:
+                    await asyncio.to_thread(os.fdatasync, file)
+                inode = os.fstat(file).st_ino
+            finally:
+                os.close(file)
+            if self.stretch is not None:
+                with suppress(FileExistsError):  # somebody was stopped just here
+                    os.link(self._path, f"{self._path}.{self._start:016x}")
+            os.rename(made, self._path)
+            if self._is_synced:
+                await asyncio.to_thread(_sync_folder, self._folder)
+        except OSError as error:
+            raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
+        self._inode, self._end = inode, len(content)
+
+    def around(self, generation: int) -> Stretch | None:
+        """The stretch in which a generation lies; None if it is older than the oldest journal."""
+        newest = self.stretch
+        if newest is None or generation >= newest.start:
+            return newest
+        try:
+            starts = {self._start: NAME}
+            for name in os.listdir(self._folder):
+                if name.startswith(NAME + ".") and not name.endswith(".new"):
+                    starts.setdefault(int(name.rpartition(".")[2], 16), name)
+            before = [start for start in starts if start <= generation]
+            if not before:
+                return None
+            stretches = self._of_file(self._folder + starts[max(before)])
+        except (OSError, ValueError) as error:
+            raise StoreUnavailable(f"{self._path}: {error}") from error
+        return next(stretch for stretch in reversed(stretches) if stretch.start <= generation)
+
+    def _of_file(self, path: str) -> list[Stretch]:
+        status = os.stat(path)
+        which = path, status.st_ino, status.st_size
+        if self._past is None or self._past[0] != which:
+            with open(path, "rb") as file:
+                self._past = which, _parse(file.read(), None)[0]
+        return self._past[1]
+
+
+def encode(generation: int, writes: Mapping[bytes, bytes | None]) -> bytes:
+    """The entry of a commit."""
+    parts = [_HEAD.pack(generation, _IS_COMMIT)]
+    for key, value in writes.items():
+        if value is None:
+            parts += (_PAIR.pack(len(key), 0), key)
+        else:
+            parts += (_PAIR.pack(len(key), len(value) + 1), key, value)
+    return _entry(b"".join(parts))
+
+
+def _entry(payload: bytes) -> bytes:
+    return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def _write(file: int, data: bytes, at: int) -> None:
+    """Put an entry behind the last whole one; what could not be written whole is no entry."""
+    if os.fstat(file).st_size > at:
+        os.ftruncate(file, at)
+    if os.pwrite(file, data, at) < len(data):
+        os.ftruncate(file, at)
+        raise OSError(28, "No space left on device")
+
+
+def _sync_folder(folder: str) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _parse(data: bytes, stretch: Stretch | None) -> tuple[list[Stretch], int]:
+    """The stretches of a file, or of what follows in it after a known one, and where the last whole entry ends."""
+    found = [] if stretch is None else [stretch]
+    place = 0
+    if stretch is None:
+        if data[: len(MAGIC)] != MAGIC:
+            return [], 0
+        place = len(MAGIC)
+    while place + _FRAME.size <= len(data):
+        length, check = _FRAME.unpack_from(data, place)
+        payload = data[place + _FRAME.size : place + _FRAME.size + length]
+        if len(payload) < max(length, _HEAD.size) or zlib.crc32(payload) != check:
+            break
+        generation, kind = _HEAD.unpack_from(payload)
+        if kind == _IS_MARK:
+            found.append(Stretch(generation, _MARK.unpack(payload)[2], generation))
+        else:
+            found[-1].late.add(generation, _pairs(payload))
+            found[-1].newest = generation
+        place += _FRAME.size + length
+    return found, place
+
+
+def _pairs(payload: bytes) -> dict[bytes, bytes | None]:
+    writes: dict[bytes, bytes | None] = {}
+    place = _HEAD.size
+    while place < len(payload):
+        of_key, of_value = _PAIR.unpack_from(payload, place)
+        place += _PAIR.size
+        value_at = place + of_key
+        key = payload[place:value_at]
+        place = value_at + max(of_value - 1, 0)
+        writes[key] = payload[value_at:place] if of_value else None
+    return writes

@@ -1,0 +1,207 @@
+"""An ordered, transactional, copy-on-write key-value map in an object store, with all its generations.
+
+What it holds is stored by OCDBT. A commit of OCDBT costs a millisecond however little it holds, so in a folder small
+ones go to a journal, and to OCDBT together with the first that is large, or comes after many: see docs/decisions/0016.
+Every commit makes the next generation, whichever way it went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import tensorstore as ts
+
+from app.backends.journal import Journal, Stretch, encode
+from app.backends.ocdbt import Held, Node, OcdbtMap
+from app.backends.store import Store
+from app.backends.view import Stored, View
+from app.core.errors import Conflict, StoreUnavailable
+
+#: A commit with more bytes is stored at once.
+ENTRY_BYTES = 64 << 10
+#: So much may wait in the journal.
+WAITING_BYTES, WAITING_KEYS = 1 << 20, 8192
+#: A journal file that is longer gets a successor when what it holds has been stored.
+FILE_BYTES = 4 << 20
+
+
+class OrderedMap:
+    """One map: nodes below `base`, manifest and journal below `manifest` (both end with a slash)."""
+
+    def __init__(self, store: Store, base: str, manifest: str, node_bytes: int = 0) -> None:
+        self.store = store
+        self._folder = manifest
+        self._ocdbt = OcdbtMap(store, base, manifest, node_bytes)
+        self._journal = Journal(store, manifest) if store.scheme == "file" else None
+        #: While there is no journal, the newest generation of OCDBT, and by which manifest it is known.
+        self._plain: tuple[bytes, Stretch] | None = None
+        #: The manifest that the newest stretch was found to agree with.
+        self._agreed: tuple[int, bytes] | None = None
+        #: The generation of OCDBT that was opened last: all of a stretch lie on top of one.
+        self._opened: tuple[int, Stored] | None = None
+
+    @property
+    def lock_path(self) -> str:
+        """Where processes of one machine meet before they commit."""
+        return self._folder + "manifest.ocdbt.lock"
+
+    async def fingerprint(self) -> bytes | None:
+        """Bytes that change with every commit; None while the map does not exist."""
+        if self._journal is None:
+            return await self._ocdbt.fingerprint()
+        stretch = await self._look(self._journal)
+        return None if stretch is None else stretch.newest.to_bytes(8, "big")
+
+    def fingerprint_of(self, generation: int) -> bytes | None:
+        """The fingerprint of a generation while it is the newest; None where only the store can tell."""
+        return self._ocdbt.fingerprint_of(generation) if self._journal is None else generation.to_bytes(8, "big")
+
+    async def generation(self, fingerprint: bytes) -> int:
+        """The newest generation; not older than this fingerprint, which was just taken."""
+        if self._journal is None:
+            return await self._ocdbt.generation(fingerprint)
+        return int.from_bytes(fingerprint, "big")
+
+    async def at(self, generation: int) -> View:
+        """The map as it was at a generation."""
+        return await self._view(self._around(generation), generation)
+
+    async def _view(self, stretch: Stretch | None, generation: int) -> View:
+        if stretch is None:
+            return View(self.store, Stored(await self._ocdbt.at(generation)), generation)
+        if self._opened is None or self._opened[0] != stretch.stored:
+            self._opened = stretch.stored, Stored(await self._ocdbt.at(stretch.stored))
+        return View(self.store, self._opened[1], generation, stretch.late)
+
+    async def root(self, generation: int) -> Node | None:
+        """The root of the nodes of a generation that is among the newest ones; None if it has none.
+
+        What they say of the keys that are `late` in the generation's view is not true.
+        """
+        stretch = self._around(generation)
+        return await self._ocdbt.root(stretch.stored if stretch else generation)
+
+    async def children(self, node: Node) -> list[Node]:
+        """The nodes below one that is not a leaf, in order."""
+        return await self._ocdbt.children(node)
+
+    async def leaf(self, node: Node) -> list[tuple[bytes, Held]]:
+        """The keys of a leaf and what they hold, in order."""
+        return await self._ocdbt.leaf(node)
+
+    async def figures(self) -> dict[str, int]:
+        """How much is stored: keys, bytes of nodes, bytes of values outside of nodes; and bytes of the journal."""
+        journal = 0 if self._journal is None else self._journal.size_bytes
+        return {**await self._ocdbt.figures(), "JournalBytes": journal}
+
+    async def commit(
+        self,
+        writes: Mapping[bytes, bytes | None],
+        ranges: Sequence[tuple[bytes, bytes]] = (),
+        copies: Mapping[bytes, View] | None = None,
+        *,
+        unchanged: Mapping[bytes, bytes | None],
+        is_last: bool = False,
+    ) -> None:
+        """Apply writes (None deletes) after removing key ranges, all or nothing.
+
+        `copies` are keys that get what they hold in views of other maps with the same base, by reference.
+        `is_last` says that the map is not likely to be written again: nothing is to wait in its journal.
+        Refused with `Conflict` unless every key of `unchanged` still has the value given at the moment of the commit.
+        """
+        late = {key: await view.get(key) for key, view in (copies or {}).items() if view.is_late(key)}
+        writes = {**late, **writes} if late else writes
+        stored = {key: view.kvstore for key, view in (copies or {}).items() if key not in late}
+        if self._journal is None:
+            await self._ocdbt.commit(writes, ranges, stored, unchanged=unchanged)
+            return
+        async with self.store.exclusively(self._folder + "journal.lock"):
+            newest = await self._agree(self._journal)
+            if newest is None:  # the map begins
+                await self._ocdbt.commit(writes, ranges, stored, unchanged=unchanged)
+                return
+            await self._check(await self._view(newest, newest.newest), unchanged)
+            if not ranges and not stored and not is_last:
+                entry = encode(newest.newest + 1, writes)
+                waiting = newest.late.size_bytes + len(entry)
+                if len(entry) <= ENTRY_BYTES and waiting <= WAITING_BYTES and len(newest.late) < WAITING_KEYS:
+                    if self._journal.stretch is None:
+                        await self._journal.mark(newest.start, newest.stored)
+                    await self._journal.commit(newest.newest + 1, entry, writes)
+                    self.store.traffic.written(writes, writes.values())
+                    return
+            await self._store_all(self._journal, newest, writes, ranges, stored)
+
+    async def branch_from(self, other: OrderedMap) -> None:
+        """Start this map as a copy of another, in which nothing waits: one small manifest, create-only."""
+        if other._journal is not None:
+            newest = await other._look(other._journal)
+            if newest is not None and newest.late:
+                raise StoreUnavailable(f"{other._folder} has commits that were not stored before it was copied")
+        await self._ocdbt.branch_from(other._ocdbt)
+
+    async def create_empty(self) -> None:
+        """Start this map without keys of anybody's; `Conflict` if it is there already."""
+        await self.commit({b"state/created": b""}, unchanged={b"state/created": None})
+
+    async def _store_all(
+        self,
+        journal: Journal,
+        newest: Stretch,
+        writes: Mapping[bytes, bytes | None],
+        ranges: Sequence[tuple[bytes, bytes]],
+        copies: Mapping[bytes, ts.KvStore],
+    ) -> None:
+        """Store what waits and a commit on top of it, together."""
+        waiting = {
+            key: value
+            for key, value in newest.late.all(newest.newest).items()
+            if key not in copies and not any(first <= key < last for first, last in ranges)
+        }
+        await self._ocdbt.commit({**waiting, **writes}, ranges, copies, unchanged={})
+        if journal.stretch is not None:
+            is_long = journal.size_bytes > FILE_BYTES
+            await journal.mark(newest.newest + 1, newest.stored + 1, anew=is_long)
+
+    async def _check(self, view: View, unchanged: Mapping[bytes, bytes | None]) -> None:
+        values = await view.get_many(unchanged)
+        for (key, expected), value in zip(unchanged.items(), values, strict=True):
+            if value != expected:
+                raise Conflict(f"{key!r} was changed by another writer")
+
+    async def _look(self, journal: Journal) -> Stretch | None:
+        """The newest stretch, or None while the map does not exist."""
+        while True:
+            stretch = journal.look()
+            if stretch is not None:
+                return stretch
+            manifest = await self._ocdbt.fingerprint()
+            if manifest is None:
+                return None
+            if self._plain is None or self._plain[0] != manifest:
+                generation = await self._ocdbt.generation(manifest)
+                self._plain = manifest, Stretch(generation, generation, generation)
+            if journal.look() is None:  # which somebody may have begun meanwhile
+                return self._plain[1]
+
+    async def _agree(self, journal: Journal) -> Stretch | None:
+        """The newest stretch, for who has the lock; `Conflict` after a commit that had been stored but not marked."""
+        stretch = await self._look(journal)
+        if stretch is None or journal.stretch is None:
+            return stretch
+        manifest = await self._ocdbt.fingerprint()
+        if manifest is None:
+            raise StoreUnavailable(f"the manifest of {self._folder} is gone")
+        if self._agreed != (stretch.stored, manifest):
+            stored = await self._ocdbt.generation(manifest)
+            if stored != stretch.stored:
+                await journal.mark(stretch.newest + 1, stored)
+                raise Conflict(f"a commit of {self._folder} had been cut short")
+            self._agreed = stored, manifest
+        return stretch
+
+    def _around(self, generation: int) -> Stretch | None:
+        if self._journal is None:
+            return None
+        self._journal.look()
+        return self._journal.around(generation)
