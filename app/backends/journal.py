@@ -6,7 +6,8 @@
 A file is `MAGIC` and entries. An entry is its length (u32) and CRC-32 (u32) and then, over which both are taken, a
 generation (u64), a kind (u8) and
 
-- of a mark (0): the generation of OCDBT (u64) that holds exactly this one;
+- of a mark (0): the generation of OCDBT (u64) that holds exactly this one, and in a map that began as a copy the folder
+  of the other's manifest, whose journals know the generations before;
 - of a commit (1), for each key: its length (u32), the length of its value plus one (u32; 0: removed), both.
 
 All little-endian. Every file begins with a mark. Who appends holds the map's lock; an entry that was cut short is no
@@ -21,7 +22,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from app.backends.store import Store
 from app.backends.view import Late
@@ -43,14 +44,23 @@ class Stretch:
     start: int
     stored: int
     newest: int
-    late: Late = field(default_factory=Late)
+    late: Late
+    origin: str = ""
+
+    @staticmethod
+    def after(before: Stretch | None, start: int, stored: int, origin: str = "") -> Stretch:
+        """One that begins, after another or as the first; `origin` is the folder of the map that was copied."""
+        is_next = before is not None and before.newest == start  # a generation that was not is not known key by key
+        late = Late(start, before.late if before is not None and is_next else None)
+        return Stretch(start, stored, start, late, origin)
 
 
 class Journal:
     """The journal of one map, as far as this process has read it."""
 
-    def __init__(self, store: Store, folder: str) -> None:
+    def __init__(self, store: Store, folder: str, manifest: str) -> None:
         self._folder = store.prefix + folder
+        self._manifest = self._folder + manifest
         self._path = self._folder + NAME
         self._is_synced = store.options.durability == "power"
         self._inode = 0
@@ -85,28 +95,29 @@ class Journal:
             file.seek(known)
             data = file.read()
         stretches, end = _parse(data, self.stretch if known else None)
-        if not stretches:  # not even the first mark is there
+        if not stretches or not (known or os.path.exists(self._manifest)):  # it has been cut short as it began
             self._inode, self._end, self.stretch = 0, 0, None
             return
         if not known:
             self._start = stretches[0].start
         self._inode, self._end, self.stretch = inode, known + end, stretches[-1]
 
-    async def mark(self, generation: int, stored: int, *, anew: bool = False) -> None:
+    async def mark(self, generation: int, stored: int, *, anew: bool = False, origin: str = "") -> Stretch:
         """Note that OCDBT has stored a generation; `anew`: in a new file."""
-        entry = _entry(_MARK.pack(generation, _IS_MARK, stored))
+        entry = _entry(_MARK.pack(generation, _IS_MARK, stored) + origin.encode())
         if anew or self.stretch is None:
             await self._begin(MAGIC + entry)
         else:
             await self._append(entry)
-        self.stretch = Stretch(generation, stored, generation)
+        self.stretch = Stretch.after(self.stretch, generation, stored, origin)
         if anew or not self._start:
             self._start = generation
+        return self.stretch
 
-    async def commit(self, generation: int, entry: bytes, writes: Mapping[bytes, bytes | None]) -> None:
-        """Append a commit, which `encode` has made of its writes. The next generation is there when this returns."""
-        stretch = self.stretch
-        assert stretch is not None
+    async def commit(
+        self, stretch: Stretch, generation: int, entry: bytes, writes: Mapping[bytes, bytes | None]
+    ) -> None:
+        """Append a commit, which `encode` has made of its writes, to the newest stretch."""
         await self._append(entry)
         if stretch.newest < generation:  # else a reader of this process saw it while it was made durable
             stretch.late.add(generation, writes)
@@ -153,25 +164,38 @@ class Journal:
         newest = self.stretch
         if newest is None or generation >= newest.start:
             return newest
-        try:
-            starts = {self._start: NAME}
-            for name in os.listdir(self._folder):
-                if name.startswith(NAME + ".") and not name.endswith(".new"):
-                    starts.setdefault(int(name.rpartition(".")[2], 16), name)
-            before = [start for start in starts if start <= generation]
-            if not before:
-                return None
-            stretches = self._of_file(self._folder + starts[max(before)])
-        except (OSError, ValueError) as error:
-            raise StoreUnavailable(f"{self._path}: {error}") from error
-        return next(stretch for stretch in reversed(stretches) if stretch.start <= generation)
+        names = self._names()
+        before = [start for start in names if start <= generation]
+        if not before:
+            return None
+        return next(each for each in reversed(self._of_file(names[max(before)])) if each.start <= generation)
 
-    def _of_file(self, path: str) -> list[Stretch]:
-        status = os.stat(path)
-        which = path, status.st_ino, status.st_size
-        if self._past is None or self._past[0] != which:
-            with open(path, "rb") as file:
-                self._past = which, _parse(file.read(), None)[0]
+    def origin(self) -> str:
+        """The folder of the map of which this one began as a copy; empty if that has no journal, or there is none."""
+        names = self._names()
+        return self._of_file(names[min(names)])[0].origin if names else ""
+
+    def _names(self) -> dict[int, str]:
+        """The files by the generations at which they begin."""
+        if self.stretch is None:
+            return {}
+        try:
+            listed = os.listdir(self._folder)
+        except OSError as error:
+            raise StoreUnavailable(f"{self._folder}: {error.strerror}") from error
+        is_old = len(NAME) + len(".") + 16
+        names = {int(name[-16:], 16): name for name in listed if name.startswith(NAME + ".") and len(name) == is_old}
+        return {**names, self._start: NAME}
+
+    def _of_file(self, name: str) -> list[Stretch]:
+        try:
+            with open(self._folder + name, "rb") as file:
+                status = os.fstat(file.fileno())
+                which = name, status.st_ino, status.st_size
+                if self._past is None or self._past[0] != which:
+                    self._past = which, _parse(file.read(), None)[0]
+        except OSError as error:
+            raise StoreUnavailable(f"{self._folder}{name}: {error.strerror}") from error
         return self._past[1]
 
 
@@ -222,7 +246,8 @@ def _parse(data: bytes, stretch: Stretch | None) -> tuple[list[Stretch], int]:
             break
         generation, kind = _HEAD.unpack_from(payload)
         if kind == _IS_MARK:
-            found.append(Stretch(generation, _MARK.unpack(payload)[2], generation))
+            stored, origin = _MARK.unpack_from(payload)[2], payload[_MARK.size :].decode()
+            found.append(Stretch.after(found[-1] if found else None, generation, stored, origin))
         else:
             found[-1].late.add(generation, _pairs(payload))
             found[-1].newest = generation

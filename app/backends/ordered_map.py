@@ -8,15 +8,18 @@ Every commit makes the next generation, whichever way it went.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import tensorstore as ts
 
 from app.backends.journal import Journal, Stretch, encode
-from app.backends.ocdbt import Held, Node, OcdbtMap
+from app.backends.ocdbt import MANIFEST, Held, Node, OcdbtMap
 from app.backends.store import Store
 from app.backends.view import Stored, View
 from app.core.errors import Conflict, StoreUnavailable
 
+#: Who appends to a journal, or stores what is in it, holds this; the one around it (`lock_path`) is only an economy.
+LOCK = "append.lock"
 #: A commit with more bytes is stored at once.
 ENTRY_BYTES = 64 << 10
 #: So much may wait in the journal.
@@ -30,9 +33,10 @@ class OrderedMap:
 
     def __init__(self, store: Store, base: str, manifest: str, node_bytes: int = 0) -> None:
         self.store = store
+        self._base = base
         self._folder = manifest
         self._ocdbt = OcdbtMap(store, base, manifest, node_bytes)
-        self._journal = Journal(store, manifest) if store.scheme == "file" else None
+        self._journal = Journal(store, manifest, MANIFEST) if store.scheme == "file" else None
         #: While there is no journal, the newest generation of OCDBT, and by which manifest it is known.
         self._plain: tuple[bytes, Stretch] | None = None
         #: The manifest that the newest stretch was found to agree with.
@@ -43,7 +47,7 @@ class OrderedMap:
     @property
     def lock_path(self) -> str:
         """Where processes of one machine meet before they commit."""
-        return self._folder + "manifest.ocdbt.lock"
+        return self._folder + MANIFEST + ".lock"
 
     async def fingerprint(self) -> bytes | None:
         """Bytes that change with every commit; None while the map does not exist."""
@@ -64,7 +68,9 @@ class OrderedMap:
 
     async def at(self, generation: int) -> View:
         """The map as it was at a generation."""
-        return await self._view(self._around(generation), generation)
+        stretch = self._around(generation)
+        origin = self._origin() if stretch is None else None
+        return await (self._view(stretch, generation) if origin is None else origin.at(generation))
 
     async def _view(self, stretch: Stretch | None, generation: int) -> View:
         if stretch is None:
@@ -79,6 +85,9 @@ class OrderedMap:
         What they say of the keys that are `late` in the generation's view is not true.
         """
         stretch = self._around(generation)
+        origin = self._origin() if stretch is None else None
+        if origin is not None:
+            return await origin.root(generation)
         return await self._ocdbt.root(stretch.stored if stretch else generation)
 
     async def children(self, node: Node) -> list[Node]:
@@ -115,53 +124,61 @@ class OrderedMap:
         if self._journal is None:
             await self._ocdbt.commit(writes, ranges, stored, unchanged=unchanged)
             return
-        async with self.store.exclusively(self._folder + "journal.lock"):
+        async with self.store.exclusively(self._folder + LOCK):
             newest = await self._agree(self._journal)
             if newest is None:  # the map begins
                 await self._ocdbt.commit(writes, ranges, stored, unchanged=unchanged)
                 return
             await self._check(await self._view(newest, newest.newest), unchanged)
-            if not ranges and not stored and not is_last:
-                entry = encode(newest.newest + 1, writes)
-                waiting = newest.late.size_bytes + len(entry)
-                if len(entry) <= ENTRY_BYTES and waiting <= WAITING_BYTES and len(newest.late) < WAITING_KEYS:
-                    if self._journal.stretch is None:
-                        await self._journal.mark(newest.start, newest.stored)
-                    await self._journal.commit(newest.newest + 1, entry, writes)
-                    self.store.traffic.written(writes, writes.values())
-                    return
-            await self._store_all(self._journal, newest, writes, ranges, stored)
+            entry = encode(newest.newest + 1, writes)
+            if ranges or stored or is_last or len(entry) > ENTRY_BYTES:
+                await self._store(self._journal, newest, writes, ranges, stored)
+                return
+            stretch = self._journal.stretch or await self._journal.mark(newest.start, newest.stored)
+            await self._journal.commit(stretch, newest.newest + 1, entry, writes)
+            self.store.traffic.written(writes, writes.values())
+            if stretch.late.size_bytes > WAITING_BYTES or len(stretch.late) > WAITING_KEYS:
+                with suppress(StoreUnavailable):  # the commit itself is done
+                    await self._store(self._journal, stretch)
 
     async def branch_from(self, other: OrderedMap) -> None:
-        """Start this map as a copy of another, in which nothing waits: one small manifest, create-only."""
-        if other._journal is not None:
-            newest = await other._look(other._journal)
-            if newest is not None and newest.late:
-                raise StoreUnavailable(f"{other._folder} has commits that were not stored before it was copied")
-        await self._ocdbt.branch_from(other._ocdbt)
+        """Start this map as a copy of another: one small manifest, create-only, so racing branches agree."""
+        if self._journal is None or other._journal is None:
+            await self._ocdbt.branch_from(other._ocdbt)
+            return
+        async with self.store.exclusively(other._folder + LOCK):
+            newest = await other._agree(other._journal)
+            if newest is not None and newest.late:  # a manifest tells only of what is stored
+                await other._store(other._journal, newest)
+        async with self.store.exclusively(self._folder + LOCK):
+            if await self._look(self._journal) is None:
+                if other._journal.stretch is not None:  # the numbers of generations go on
+                    start, stored = other._journal.stretch.start, other._journal.stretch.stored
+                    await self._journal.mark(start, stored, origin=other._folder)
+                await self._ocdbt.branch_from(other._ocdbt)
 
     async def create_empty(self) -> None:
         """Start this map without keys of anybody's; `Conflict` if it is there already."""
         await self.commit({b"state/created": b""}, unchanged={b"state/created": None})
 
-    async def _store_all(
+    async def _store(
         self,
         journal: Journal,
         newest: Stretch,
-        writes: Mapping[bytes, bytes | None],
-        ranges: Sequence[tuple[bytes, bytes]],
-        copies: Mapping[bytes, ts.KvStore],
+        writes: Mapping[bytes, bytes | None] | None = None,
+        ranges: Sequence[tuple[bytes, bytes]] = (),
+        copies: Mapping[bytes, ts.KvStore] | None = None,
     ) -> None:
-        """Store what waits and a commit on top of it, together."""
+        """Store what waits, and a commit on top of it if one is given, together."""
         waiting = {
             key: value
             for key, value in newest.late.all(newest.newest).items()
-            if key not in copies and not any(first <= key < last for first, last in ranges)
+            if key not in (copies or {}) and not any(first <= key < last for first, last in ranges)
         }
-        await self._ocdbt.commit({**waiting, **writes}, ranges, copies, unchanged={})
+        await self._ocdbt.commit({**waiting, **(writes or {})}, ranges, copies, unchanged={})
         if journal.stretch is not None:
-            is_long = journal.size_bytes > FILE_BYTES
-            await journal.mark(newest.newest + 1, newest.stored + 1, anew=is_long)
+            generation = newest.newest + (writes is not None)
+            await journal.mark(generation, newest.stored + 1, anew=journal.size_bytes > FILE_BYTES)
 
     async def _check(self, view: View, unchanged: Mapping[bytes, bytes | None]) -> None:
         values = await view.get_many(unchanged)
@@ -180,7 +197,7 @@ class OrderedMap:
                 return None
             if self._plain is None or self._plain[0] != manifest:
                 generation = await self._ocdbt.generation(manifest)
-                self._plain = manifest, Stretch(generation, generation, generation)
+                self._plain = manifest, Stretch.after(None, generation, generation)
             if journal.look() is None:  # which somebody may have begun meanwhile
                 return self._plain[1]
 
@@ -205,3 +222,8 @@ class OrderedMap:
             return None
         self._journal.look()
         return self._journal.around(generation)
+
+    def _origin(self) -> OrderedMap | None:
+        """The map that has the generations before the first of this one's journal."""
+        folder = "" if self._journal is None else self._journal.origin()
+        return OrderedMap(self.store, self._base, folder) if folder else None

@@ -21,12 +21,20 @@ Range = tuple[bytes, bytes]
 
 
 class Late:
-    """The commits since a generation was stored, of all generations since; it only grows, so that views share it."""
+    """The commits since a generation was stored, of all generations since; it only grows, so that views share it.
 
-    def __init__(self) -> None:
+    `earlier` has the commits before that generation, as long as anybody may want to know what they wrote.
+    """
+
+    def __init__(self, start: int, earlier: Late | None = None) -> None:
+        self._start = start
+        self._earlier = earlier
+        if earlier is not None:
+            earlier._earlier = None
         self._held: dict[bytes, _Held] = {}
         self._names: list[bytes] = []
         self._new: list[bytes] = []
+        self._commits: list[tuple[int, tuple[bytes, ...]]] = []
         self.size_bytes = 0
 
     def __len__(self) -> int:
@@ -35,6 +43,7 @@ class Late:
     def add(self, generation: int, writes: Mapping[bytes, bytes | None]) -> None:
         """Take over what a generation newer than all before wrote."""
         held = self._held
+        self._commits.append((generation, tuple(writes)))
         for key, value in writes.items():
             before = held.get(key)
             if before is None:
@@ -48,6 +57,19 @@ class Late:
         while held is not None and held[0] > generation:
             held = held[2]
         return held
+
+    def since(self, generation: int, until: int) -> list[bytes] | None:
+        """The keys that got anything after a generation, until another; None if that is not known any more."""
+        found: list[bytes] = []
+        for number, keys in reversed(self._commits):
+            if number <= generation:
+                break
+            if number <= until:
+                found += keys
+        if self._start <= generation:
+            return found
+        before = None if self._earlier is None else self._earlier.since(generation, until)
+        return None if before is None else [*before, *found]
 
     def all(self, generation: int) -> dict[bytes, bytes | None]:
         """What all keys hold that got anything until a generation."""
@@ -104,7 +126,7 @@ class View:
         self._store = store
         self._stored = stored
         self.generation = generation
-        self._late = late if late else None
+        self._late = late
 
     @property
     def kvstore(self) -> ts.KvStore:
@@ -153,6 +175,10 @@ class View:
             return keys
         stays = [key for key in keys if key not in late]
         return sorted([*stays, *[key for key, value in late.items() if value is not None]])
+
+    def since(self, generation: int) -> list[bytes] | None:
+        """The keys that may hold something else than in an earlier generation; None if that is not known."""
+        return None if self._late is None else self._late.since(generation, self.generation)
 
     def is_late(self, key: bytes) -> bool:
         """Whether what a key holds has not been stored yet."""

@@ -142,14 +142,14 @@ async def get_token(request: Request) -> Response:
 
 @endpoint("GET", "/api/storage", admin=True, answer="an object: store to repos to instances to figures")
 async def get_storage(request: Request) -> Response:
-    """How much each instance holds at the leaf of master, by store: keys, and bytes of nodes and of large values."""
+    """How much each instance holds at the leaf of master, by store: keys, bytes of nodes, large values and journal."""
     datastore = request.service.datastore
     found: dict[str, dict[str, dict[str, Any]]] = {datastore.store.url: {}}
     for repo in (await datastore.repos.forest()).repos.values():
         for instance in repo.instances.values():
             data = Data(datastore, repo, repo.leaf(MASTER), instance)
             owner = await data.trees.owner(data.folder, data.line)
-            figures = {"Keys": 0, "NodeBytes": 0, "ValueBytes": 0, "Version": ""}
+            figures = {"Keys": 0, "NodeBytes": 0, "ValueBytes": 0, "JournalBytes": 0, "Version": ""}
             if owner is not None:
                 figures = {**await owner.map.figures(), "Version": owner.version}
             repos = found.setdefault(data.trees.store.url, {})

@@ -56,7 +56,7 @@ FAILURES = 3
 #: So many mutations at most share a commit; more would only make the first of them wait.
 BATCH = 256
 #: On a local folder a process commits this long, once it is its turn, before others get theirs.
-TURN_SECONDS = 0.02
+TURN_SECONDS = 0.001
 #: A commit waits this long for as many mutations as shared the one before; a client alone never waits.
 LINGER_SECONDS = 0.001
 #: On a bucket a sealed tree is looked at again this seldom: only an administrator can still change it.
@@ -200,11 +200,20 @@ class Tree:
             view = await self.map.at(generation)
             head = self._head  # another task may have been here meanwhile
         if head is None or generation > head.generation:
-            self._install(self._snapshot(view, generation, self._cache.new_scope()))
+            self._install(self._snapshot(view, generation, self._scope_after(head, view)))
         if self._head is not None and generation == self._head.generation:
             self._fingerprint = fingerprint
         self._looked = max(looked, self._looked)
         return self._head
+
+    def _scope_after(self, head: Snapshot | None, view: View) -> int:
+        """Where values of a newer view are remembered: what others have not written since is as it was."""
+        changed = view.since(head.generation) if head is not None else None
+        if head is None or head.scope is None or changed is None:
+            return self._cache.new_scope()
+        for key in changed:
+            self._cache.drop(head.scope, key)
+        return head.scope
 
     def _snapshot(self, view: View, generation: int, scope: int) -> Snapshot:
         return Snapshot(view, generation, self._cache, scope, self._memos)

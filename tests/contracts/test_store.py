@@ -77,8 +77,9 @@ async def test_a_damaged_manifest_is_an_unavailable_store(tmp_path: Path) -> Non
     await found.create_empty()
     for junk in (b"", b"junk" * 10):
         (tmp_path / "data/trees/v/manifest.ocdbt").write_bytes(junk)
+        found.store.changed()
         with pytest.raises(StoreUnavailable):
-            await found.generation(junk)
+            await found.fingerprint()
         with pytest.raises(StoreUnavailable):
             await found.commit({b"a": b"1"}, unchanged={})
 
@@ -207,7 +208,7 @@ async def test_looking_for_the_newest_generation_stays_cheap(gcs_server: str) ->
         await found.commit({b"n": b"%d" % number}, unchanged={})
         if number % 40 == 0:
             await late.fingerprint()
-    assert len(await new_map(store)._manifests()) < 140  # TensorStore keeps 128 and clears the others away
+    assert len(await new_map(store)._ocdbt._manifests()) < 140  # TensorStore keeps 128 and clears the others away
     await found.fingerprint()
-    assert len(await found._manifests()) == 2
+    assert len(await found._ocdbt._manifests()) == 2
     assert await late.fingerprint() == await found.fingerprint()

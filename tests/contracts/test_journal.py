@@ -1,0 +1,229 @@
+"""The journal of a map in a folder: what is in it counts, whoever was stopped where, and every generation stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.backends import journal, ordered_map
+from app.backends.journal import Journal
+from app.backends.ordered_map import OrderedMap
+from app.backends.store import Store, StoreOptions
+from app.backends.view import View
+from app.core.errors import Conflict, StoreUnavailable
+
+FIRST, LAST = b"", b"\xff" * 64
+FOLDER = "d/t/a/"
+
+
+def opened(folder: Path, durability: str = "process", name: str = "a") -> OrderedMap:
+    return OrderedMap(Store(str(folder), StoreOptions(durability=durability)), "d/", f"d/t/{name}/")
+
+
+async def newest(found: OrderedMap) -> View:
+    fingerprint = await found.fingerprint()
+    assert fingerprint is not None
+    return await found.at(await found.generation(fingerprint))
+
+
+async def contents(view: View) -> dict[bytes, bytes]:
+    keys = await view.keys(FIRST, LAST)
+    values = await view.get_many(keys)
+    assert None not in values
+    assert [await view.get(key) for key in keys] == values
+    return {key: value for key, value in zip(keys, values, strict=True) if value is not None}
+
+
+def applied(held: Mapping[bytes, bytes], writes: Mapping[bytes, bytes | None]) -> dict[bytes, bytes]:
+    merged = {**held, **writes}
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+async def test_small_commits_are_one_append_and_seen_by_everybody(tmp_path: Path, durability: str) -> None:
+    here, there = opened(tmp_path, durability), opened(tmp_path, durability)
+    await here.create_empty()
+    manifest = (tmp_path / FOLDER / "manifest.ocdbt").read_bytes()
+    for number in range(20):
+        writer, reader = (here, there) if number % 3 else (there, here)
+        await writer.commit({b"n": b"%d" % number, b"k%d" % number: b""}, unchanged={})
+        assert await (await newest(reader)).get(b"n") == b"%d" % number
+    assert (tmp_path / FOLDER / "manifest.ocdbt").read_bytes() == manifest
+    assert len(await contents(await newest(opened(tmp_path)))) == 22
+    with pytest.raises(Conflict):
+        await here.commit({b"n": b"x"}, unchanged={b"n": b"18"})
+    assert await (await newest(there)).get(b"n") == b"19"
+
+
+async def test_an_entry_that_was_cut_short_is_none(tmp_path: Path) -> None:
+    here = opened(tmp_path)
+    await here.create_empty()
+    await here.commit({b"a": b"1"}, unchanged={})
+    path = tmp_path / FOLDER / "journal"
+    whole = path.stat().st_size
+    await here.commit({b"a": b"2", b"b": b"x" * 30}, unchanged={})
+    entry = path.read_bytes()[whole:]
+    for length in range(len(entry)):
+        path.write_bytes(path.read_bytes()[:whole] + entry[:length])
+        reader = opened(tmp_path)
+        assert await contents(await newest(reader)) == {b"state/created": b"", b"a": b"1"}
+        late = opened(tmp_path)
+        await late.commit({b"c": b"%d" % length}, unchanged={b"a": b"1"})
+        assert await (await newest(reader)).get(b"c") == b"%d" % length
+        assert await (await newest(reader)).get(b"b") is None
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    assert await (await newest(opened(tmp_path))).get(b"c") is None
+
+
+async def test_a_journal_cut_short_as_it_began_is_none(tmp_path: Path) -> None:
+    here = opened(tmp_path)
+    await here.create_empty()
+    await here.commit({b"a": b"1"}, unchanged={})
+    path = tmp_path / FOLDER / "journal"
+    for length in (0, 3, 12, 20):
+        path.write_bytes(path.read_bytes()[:length])
+        late = opened(tmp_path)
+        assert await (await newest(late)).get(b"a") is None
+        await late.commit({b"a": b"1"}, unchanged={b"a": None})
+        assert await (await newest(opened(tmp_path))).get(b"a") == b"1"
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+async def test_stopped_between_storing_and_marking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_last: bool
+) -> None:
+    """The commit may count or not, for nobody knows its answer; it counts wholly, and for everybody, from then on."""
+    here, reader = opened(tmp_path), opened(tmp_path)
+    await here.create_empty()
+    await here.commit({b"a": b"1"}, unchanged={})
+    before = await newest(reader)
+
+    async def stopped(*_: object, **__: object) -> None:
+        raise StoreUnavailable("stopped")
+
+    large = b"x" * (ordered_map.ENTRY_BYTES + 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(Journal, "mark", stopped)
+        with pytest.raises(StoreUnavailable):
+            await here.commit({b"a": b"2", b"b": b"" if is_last else large}, unchanged={}, is_last=is_last)
+    assert await (await newest(reader)).get(b"a") == b"1"
+    late = opened(tmp_path)
+    with pytest.raises(Conflict):
+        await late.commit({b"a": b"3"}, unchanged={b"a": b"1"})
+    for each in (here, reader, late):
+        view = await newest(each)
+        assert await view.get(b"a") == b"2"
+        assert view.generation == before.generation + 1
+    await late.commit({b"a": b"3"}, unchanged={b"a": b"2"})
+    assert await (await newest(here)).get(b"a") == b"3"
+    assert await before.get(b"a") == b"1"
+
+
+async def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = opened(tmp_path)
+    await here.create_empty()
+    await here.commit({b"a": b"1"}, unchanged={})
+    real = os.pwrite
+
+    def half(file: int, data: bytes, at: int) -> int:
+        return real(file, data[: len(data) // 2], at)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(journal.os, "pwrite", half)
+        with pytest.raises(StoreUnavailable, match="space"):
+            await here.commit({b"a": b"2"}, unchanged={})
+    assert await (await newest(here)).get(b"a") == b"1"
+    await here.commit({b"b": b"3"}, unchanged={b"a": b"1"})
+    assert await contents(await newest(opened(tmp_path))) == {b"state/created": b"", b"a": b"1", b"b": b"3"}
+
+
+async def test_commits_at_once_without_the_common_lock(tmp_path: Path) -> None:
+    pods = [opened(tmp_path) for _ in range(4)]
+    await pods[0].create_empty()
+
+    async def work(pod: OrderedMap) -> None:
+        done = 0
+        while done < 25:
+            view = await newest(pod)
+            value = await view.get(b"n")
+            count = int(value or b"0") + 1
+            try:
+                await pod.commit({b"n": b"%d" % count, b"k/%d" % count: b""}, unchanged={b"n": value})
+                done += 1
+            except Conflict:
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*[work(pod) for pod in pods])
+    assert await (await newest(opened(tmp_path))).get(b"n") == b"100"
+    assert len(await (await newest(opened(tmp_path))).keys(b"k/", b"k0")) == 100
+
+
+KEYS = st.sampled_from([b"a", b"a\0", b"b", b"b/c", b"c", b"d" * 50])
+VALUES = st.one_of(st.none(), st.binary(max_size=8), st.just(b"L" * 300), st.just(b"M" * 2000))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 1),
+            st.dictionaries(KEYS, VALUES, min_size=1, max_size=4),
+            st.one_of(st.none(), st.none(), st.none(), st.tuples(KEYS, KEYS)),
+            st.integers(0, 9),
+        ),
+        min_size=1,
+        max_size=25,
+    )
+)
+async def test_every_generation_of_a_map_and_of_its_copy_is_there(
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: list[tuple[int, dict[bytes, bytes | None], tuple[bytes, bytes] | None, int]],
+) -> None:
+    """Two processes write by turns, in journals so small that all seams are met; now and then a copy goes on."""
+    folder = tmp_path_factory.mktemp("journal")
+    with pytest.MonkeyPatch.context() as small:
+        small.setattr(ordered_map, "ENTRY_BYTES", 1000)
+        small.setattr(ordered_map, "WAITING_KEYS", 4)
+        small.setattr(ordered_map, "FILE_BYTES", 600)
+        pods = [opened(folder), opened(folder)]
+        await pods[0].create_empty()
+        view = await newest(pods[1])
+        states = {view.generation: await contents(view)}
+        parent: tuple[OrderedMap, dict[int, dict[bytes, bytes]]] | None = None
+        for number, (pod, writes, range_, chance) in enumerate(steps):
+            held = states[max(states)]
+            ranges = [] if range_ is None else [range_]
+            if range_ is not None:
+                held = {key: value for key, value in held.items() if not range_[0] <= key < range_[1]}
+            await pods[pod].commit(writes, ranges, unchanged={}, is_last=chance == 0)
+            states[max(states) + 1] = applied(held, writes)
+            for each in pods:
+                view = await newest(each)
+                assert view.generation == max(states)
+                assert await contents(view) == states[max(states)]
+            known, since = (await pods[pod].at(max(states))), min(states)
+            changed = known.since(since)
+            if changed is not None:
+                old, new = states[since], states[max(states)]
+                differ = {key for key in {*old, *new} if old.get(key) != new.get(key)}
+                assert differ <= {*changed}
+            if chance == 1:
+                parent = pods[pod], dict(states)
+                child = opened(folder, name=f"child{number}")
+                await child.branch_from(pods[pod])
+                pods = [child, opened(folder, name=f"child{number}")]
+        fresh = OrderedMap(pods[0].store, "d/", pods[0]._folder)
+        for each in (*pods, fresh):
+            for generation, state in states.items():
+                assert await contents(await each.at(generation)) == state
+        if parent is not None:
+            for generation, state in parent[1].items():
+                assert await contents(await parent[0].at(generation)) == state
