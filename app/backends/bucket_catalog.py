@@ -53,13 +53,16 @@ class _Seen:
 class BucketCatalog:
     """Documents under `doc/{collection}\\0{name}`, each with the nonce of the commit that wrote it as its revision.
 
-    Those of the collection `counters` change often and alone: each is an object of its own, written with a condition.
+    Those of the collection `counters` change often and alone: each is an object of its own, written with a condition,
+    or in a folder, where a small commit costs less than that, a key of a map of their own.
     """
 
     def __init__(self, store: Store, folder: str = "catalog/") -> None:
         self._store = store
         self._folder = folder
         self._map = OrderedMap(store, folder, folder, NODE_BYTES)
+        counts = f"{folder}{COUNTERS}"
+        self._counts = OrderedMap(store, counts, counts, NODE_BYTES) if store.scheme == "file" else None
         self._seen: _Seen | None = None
         #: The hour in which this process last removed the marks of earlier ones.
         self._swept = 0
@@ -70,12 +73,12 @@ class BucketCatalog:
 
     async def counters_token(self) -> bytes | None:
         """Bytes that change with every change of a counter; None where that cannot be told cheaply."""
-        return self._store.stamp(self._folder + COUNTERS)
+        return None if self._counts is None else await self._counts.fingerprint() or b""
 
     async def get(self, paths: Sequence[str]) -> list[Document | None]:
         """The documents at these paths, all of one moment."""
         if len(paths) == 1 and _is_counter(paths[0]):
-            return [_document(paths[0], await self._store.read(self._folder + paths[0]))]
+            return [_document(paths[0], await self._counter(paths[0]))]
         values = await self._read(await self._look(), [_key(path) for path in paths])
         return [_document(path, value) for path, value in zip(paths, values, strict=True)]
 
@@ -132,23 +135,37 @@ class BucketCatalog:
             await asyncio.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))
         raise AssertionError("the last attempt raises")
 
+    async def _counter(self, path: str) -> bytes | None:
+        if self._counts is None:
+            return await self._store.read(self._folder + path)
+        fingerprint = await self._counts.fingerprint()
+        if fingerprint is None:
+            return None
+        return await (await self._counts.at(await self._counts.generation(fingerprint))).get(path.encode())
+
     async def _count(self, change: Change) -> Receipt:
-        """Replace the object of a counter."""
-        path, nonce = self._folder + change.path, uuid.uuid4().hex
+        """Replace a counter."""
+        path, nonce = change.path, uuid.uuid4().hex
         if change.data is None:
             raise AssertionError("counters are never removed")
         value = orjson.dumps({"r": nonce, "d": change.data})
-        async with self._store.exclusively(f"{self._folder}counting/{change.path[len(COUNTERS) :]}"):
+        async with self._store.exclusively(f"{self._folder}counting/{path[len(COUNTERS) :]}"):
             for _ in range(FAILURES):
-                present = await self._store.read(path)
+                present = await self._counter(path)
                 if present is not None and _revision(present) == nonce:
                     return Receipt(nonce)  # the answer of an earlier attempt was lost
                 if change.revision is not None and _revision(present) != change.revision:
                     break
-                with suppress(StoreUnavailable):
-                    if await self._store.replace(path, value, present):
+                with suppress(StoreUnavailable, Conflict):
+                    if await self._replace(path, value, present):
                         return Receipt(nonce)
-        raise Conflict(f"catalog document {change.path} was changed by somebody else, or its store does not answer")
+        raise Conflict(f"catalog document {path} was changed by somebody else, or its store does not answer")
+
+    async def _replace(self, path: str, value: bytes, present: bytes | None) -> bool:
+        if self._counts is None:
+            return await self._store.replace(self._folder + path, value, present)
+        await self._counts.commit({path.encode(): value}, unchanged={path.encode(): present})
+        return True
 
     async def close(self) -> None:
         """Nothing is held open."""

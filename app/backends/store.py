@@ -198,17 +198,6 @@ class Store:
             self._files[name] = (status.st_ino, status.st_mtime_ns, status.st_size), value
         return value
 
-    def stamp(self, path: str) -> bytes | None:
-        """Bytes that change whenever an object directly in a folder is written; None where that cannot be told."""
-        if self.scheme != "file":
-            return None
-        try:
-            written = os.stat(self.prefix + path).st_mtime_ns
-        except OSError:
-            return b""
-        # Objects are renamed into place, which changes the folder's time; within a tick of the clock it may not show.
-        return written.to_bytes(8, "big") if time.time_ns() - written > TICK_NS else None
-
     def changed(self) -> None:
         """Say that objects may have been written: what was read in this turn of the event loop may be old."""
         self._this_turn.clear()
