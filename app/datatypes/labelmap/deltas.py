@@ -60,8 +60,8 @@ class Deltas:
         """The rows of some supervoxels (ascending), oldest part first."""
         found = []
         for part in self._parts:
-            low = np.searchsorted(part.supervoxels, supervoxels, "left")
-            high = np.searchsorted(part.supervoxels, supervoxels, "right")
+            low = part.supervoxels.searchsorted(supervoxels)
+            high = part.supervoxels.searchsorted(supervoxels, "right")
             lengths = high - low
             total = int(lengths.sum())
             if total:

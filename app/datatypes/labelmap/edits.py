@@ -160,7 +160,7 @@ async def _look_ahead(data: Data, bodies: Sequence[int], supervoxels: Sequence[i
 async def own_supervoxels(reader: Reader, forest: Forest, bodies: Sequence[int]) -> set[int]:
     """The bodies of which the supervoxel of the same number, which is in no group, has voxels."""
     alone = np.array(sorted({body for body in bodies if await forest.group_of(body) is None}), np.uint64)
-    return set(np.unique((await index.counts(reader, alone)).supervoxels).tolist())
+    return set((await index.counts(reader, alone)).supervoxels.tolist())
 
 
 async def exists(reader: Reader, forest: Forest, body: int, with_own: set[int]) -> bool:

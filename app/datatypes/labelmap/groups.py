@@ -98,7 +98,7 @@ async def under(reader: Reader, root: int) -> U64:
         listed = await reader.keys_of(ranges)
         found += [keys.last_numbers(names) for names in listed[::2]]
         level = [name for names in listed[1::2] for name in keys.last_numbers(names).tolist()]
-    return np.unique(np.concatenate(found))
+    return np.sort(np.concatenate(found))  # a supervoxel is in one group
 
 
 async def fixed_of(reader: Reader, supervoxel: int) -> int | None:

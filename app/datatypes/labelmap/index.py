@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -112,7 +111,8 @@ async def adopt(mutation: Mutation, labels: U64, seed: int) -> None:
 
 async def make_known(snapshot: Snapshot) -> None:
     """Let this process know the mapping and the waiting changes, before a mutation: it remembers nothing itself."""
-    await asyncio.gather(mapping.load(snapshot), deltas.load(snapshot))
+    await mapping.load(snapshot)
+    await deltas.load(snapshot)
 
 
 async def counts(reader: Reader, supervoxels: U64) -> Counts:
@@ -125,7 +125,8 @@ async def counts(reader: Reader, supervoxels: U64) -> Counts:
     entries = Counts.of_keys(listed)
     if not waiting:
         return entries
-    entries = deltas.latest([entries, *waiting])
+    parts = [part for part in (entries, *waiting) if len(part)]
+    entries = deltas.latest(parts) if len(parts) > 1 else parts[0]  # each part is in order
     return entries[entries.voxels > 0]
 
 

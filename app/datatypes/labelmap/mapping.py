@@ -71,7 +71,7 @@ class _Forest:
         """Where supervoxels are in the table, and which of them really are."""
         if not len(self.supervoxels):
             return np.zeros(len(supervoxels), np.intp), np.zeros(len(supervoxels), bool)
-        places = np.minimum(np.searchsorted(self.supervoxels, supervoxels), len(self.supervoxels) - 1)
+        places = np.minimum(self.supervoxels.searchsorted(supervoxels), len(self.supervoxels) - 1)
         return places, self.supervoxels[places] == supervoxels
 
     def fixed_body(self, supervoxel: int) -> int | None:
