@@ -1,7 +1,8 @@
 """What does an edit write? `python -m benchmarks.writes FOLDER` prints bytes and objects for each kind of edit.
 
 A store is made in the folder, in this process: a labelmap with millions of index entries of random supervoxels, some
-of whose blocks are there. After every edit the objects of the folder are compared with those before it.
+of whose blocks are there. After every edit the objects of the folder are compared with those before it. What edits have
+appended to the journal is stored once many of them wait: what that writes is shown as a share of each edit.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ ALLOWED = {
     "merge large into small": (500_000, 3),
     "cleave one supervoxel": (500_000, 3),
     "renumber": (500_000, 3),
+    "storing them later, each": (500_000, None),
     "overwrite 8 blocks": (4_000_000, None),
 }
 
@@ -81,18 +83,22 @@ class Client:
         answer = await self.post(path, body)
         return *self.since(before), answer
 
-    def since(self, before: dict[str, tuple[int, int]]) -> tuple[int, int]:
-        """Bytes and objects that are new, or not as they were."""
-        changed = [size for name, (size, when) in self.objects().items() if before.get(name) != (size, when)]
+    def since(self, before: dict[str, tuple[int, int, int]]) -> tuple[int, int]:
+        """Bytes and objects that are new, or not as they were; of a file that has grown, what was appended."""
+        changed = []
+        for name, (size, inode, when) in self.objects().items():
+            was = before.get(name, (0, 0, 0))
+            if was != (size, inode, when):
+                changed.append(size - was[0] if inode == was[1] and size > was[0] else size)
         return sum(changed), len(changed)
 
-    def objects(self) -> dict[str, tuple[int, int]]:
-        """The size of each object, and when it was written."""
+    def objects(self) -> dict[str, tuple[int, int, int]]:
+        """The size of each object, its inode, and when it was written."""
         found = {}
         for path in self.folder.rglob("*"):
             if path.is_file() and not path.name.endswith(".lock"):
                 state = path.stat()
-                found[str(path)] = state.st_size, state.st_mtime_ns
+                found[str(path)] = state.st_size, state.st_ino, state.st_mtime_ns
         return found
 
 
@@ -146,6 +152,12 @@ async def measure(client: Client, supervoxels: np.ndarray, large: int, rng: np.r
         start = json.loads(await client.post("nextlabel/1", b""))["start"]
         await note("renumber", "renumber", [start, into])
         body = start
+    edits = sum(map(len, found.values()))
+    before = client.objects()
+    await client.post(f"{client.data.rpartition('/')[0]}/commit", b"{}")
+    found["storing them later, each"].append((client.since(before)[0] // edits, client.since(before)[1]))
+    child = json.loads(await client.post(f"{client.data.rpartition('/')[0]}/newversion", b"{}"))["child"]
+    client.data = f"/api/node/{child}/labels"
     paths = [f"raw/0_1_2/128_128_128/0_0_{128 * place}?compression=lz4&mutate=true" for place in range(OVERWRITES)]
     for path in paths:
         await client.post(path, box(supervoxels, rng))
