@@ -94,12 +94,12 @@ class Journal:
             known = self._end if inode == self._inode else 0
             file.seek(known)
             data = file.read()
-        stretches, end = _parse(data, self.stretch if known else None)
+        stretches, end = _parse(data, self.stretch if known else None, is_newest_enough=not known)
         if not stretches or not (known or os.path.exists(self._manifest)):  # it has been cut short as it began
             self._inode, self._end, self.stretch = 0, 0, None
             return
         if not known:
-            self._start = stretches[0].start
+            self._start = _HEAD.unpack_from(data, len(MAGIC) + _FRAME.size)[0]
         self._inode, self._end, self.stretch = inode, known + end, stretches[-1]
 
     async def mark(self, generation: int, stored: int, *, anew: bool = False, origin: str = "") -> Stretch:
@@ -231,9 +231,13 @@ def _sync_folder(folder: str) -> None:
         os.close(handle)
 
 
-def _parse(data: bytes, stretch: Stretch | None) -> tuple[list[Stretch], int]:
-    """The stretches of a file, or of what follows in it after a known one, and where the last whole entry ends."""
+def _parse(data: bytes, stretch: Stretch | None, *, is_newest_enough: bool = False) -> tuple[list[Stretch], int]:
+    """The stretches of a file, or of what follows in it after a known one, and where the last whole entry ends.
+
+    If `is_newest_enough`, those before the newest are left out.
+    """
     found = [] if stretch is None else [stretch]
+    commits = list[tuple[int, bytes]]()
     place = 0
     if stretch is None:
         if data[: len(MAGIC)] != MAGIC:
@@ -246,13 +250,24 @@ def _parse(data: bytes, stretch: Stretch | None) -> tuple[list[Stretch], int]:
             break
         generation, kind = _HEAD.unpack_from(payload)
         if kind == _IS_MARK:
+            if is_newest_enough:
+                found.clear()
+            else:
+                _take(found, commits)
+            commits.clear()
             stored, origin = _MARK.unpack_from(payload)[2], payload[_MARK.size :].decode()
             found.append(Stretch.after(found[-1] if found else None, generation, stored, origin))
         else:
-            found[-1].late.add(generation, _pairs(payload))
-            found[-1].newest = generation
+            commits.append((generation, payload))
         place += _FRAME.size + length
+    _take(found, commits)
     return found, place
+
+
+def _take(found: list[Stretch], commits: list[tuple[int, bytes]]) -> None:
+    for generation, payload in commits:
+        found[-1].late.add(generation, _pairs(payload))
+        found[-1].newest = generation
 
 
 def _pairs(payload: bytes) -> dict[bytes, bytes | None]:
