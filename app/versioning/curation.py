@@ -16,6 +16,7 @@ from app.backends.catalog import NEW, Change, Document
 from app.core.errors import Conflict, Invalid, NeedsAdmin, NotAllowed, Unknown
 from app.versioning.datastore import Datastore
 from app.versioning.graph import MASTER, Instance, Repo, Version
+from app.versioning.operations import Fields
 from app.versioning.repos import Repos, check_data_name
 
 TRASH = "trash"
@@ -32,29 +33,34 @@ def check_passcode(repo: Repo, passcode: str) -> None:
 async def rename_instance(repos: Repos, root: str, old: str, new: str) -> None:
     """Give an instance another name, in all versions. Instances that are synced to it stay so."""
     check_data_name(new)
+    told: list[Fields] = []
 
     async def change(repo: Repo) -> tuple[Repo, list[Change]]:
         instance = _named(repo, old)
         if new in repo.by_name:
             raise NotAllowed(f"data instance {new!r} already exists in repo {root}")
         renamed = replace(instance, name=new)
+        names = {"DataUUID": instance.uuid, "OldName": instance.name, "Dataname": new}
+        told[:] = [{"Action": "renameinstance", **names}]
         return repo, [Change(f"repos/{root}/instances/{instance.uuid}", renamed.document(), None)]
 
-    await repos.change(root, change)
+    await repos.change(root, change, told)
 
 
 async def remove_instance(datastore: Datastore, root: str, name: str) -> None:
     """Remove an instance from all versions; `empty_trash` removes what it held."""
+    told: list[Fields] = []
 
     async def change(repo: Repo) -> tuple[Repo, list[Change]]:
         instance = _named(repo, name)
+        told[:] = [{"Action": "deleteinstance", "DataUUID": instance.uuid, "Dataname": instance.name}]
         rubbish = {"folders": [_folder(repo, instance)], "root": ""}
         return repo, [
             Change(f"repos/{root}/instances/{instance.uuid}", None, None),
             Change(f"{TRASH}/{uuid.uuid4().hex}", rubbish, NEW),
         ]
 
-    await datastore.repos.change(root, change)
+    await datastore.repos.change(root, change, told)
 
 
 async def remove_repo(datastore: Datastore, root: str) -> None:
@@ -91,7 +97,7 @@ async def empty_trash(datastore: Datastore) -> AsyncIterator[int]:
                 yield count
         present: list[str] = []
         if root := document.data["root"]:
-            for collection in ("versions", "instances"):
+            for collection in ("versions", "instances", "operations"):
                 present += [found.path for found in await catalog.list(f"repos/{root}/{collection}")]
         for start in range(0, len(present), TOGETHER):
             await catalog.commit([Change(path, None) for path in present[start : start + TOGETHER]])
@@ -122,12 +128,13 @@ async def make_master(repos: Repos, root: str, version: str, old: str) -> None:
         renamed += [replace(node, branch="") for node in repo.versions.values() if node.branch == first.branch]
         return repo, [_changed(repo, node) for node in renamed]
 
-    await repos.change(root, change)
+    await repos.change(root, change, [{"Action": "makemaster", "UUID": version, "OldMaster": old}])
 
 
 async def hide_branch(repos: Repos, root: str, branch: str) -> list[str]:
     """Forget the versions of a branch, which no version of another branch descends from; they are answered."""
     hidden: list[str] = []
+    told: list[Fields] = []
 
     async def change(repo: Repo) -> tuple[Repo, list[Change]]:
         nonlocal hidden
@@ -141,9 +148,10 @@ async def hide_branch(repos: Repos, root: str, branch: str) -> list[str]:
             raise NotAllowed(f"version {others[0]} descends from branch {branch!r}, which cannot be hidden therefore")
         if root in hidden:
             raise NotAllowed("the root cannot be hidden")
+        told[:] = [{"Action": "hidebranch", "Branch": branch, "Versions": hidden}]
         return repo, [Change(f"repos/{root}/versions/{uuid_}", None) for uuid_ in hidden]
 
-    await repos.change(root, change)
+    await repos.change(root, change, told)
     return hidden
 
 

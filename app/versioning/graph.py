@@ -84,6 +84,8 @@ class Repo:
     revision: str = field(compare=False)
     #: How often an administrator gave a locked version a tree; what was known of who owns trees ends with it.
     epoch: int = 0
+    #: How many operations on the repo the catalog tells of; see `operations`.
+    operations: int = 0
     _lines: dict[str, Line] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -190,7 +192,7 @@ class Repo:
 
 
 #: The fields of a repo's own document.
-_OWN = ("root", "alias", "description", "log", "created", "updated", "passcode", "epoch")
+_OWN = ("root", "alias", "description", "log", "created", "updated", "passcode", "epoch", "operations")
 
 
 def _replaced(present: Mapping[str, T], changes: Mapping[str, T | None]) -> Mapping[str, T]:

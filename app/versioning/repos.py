@@ -20,6 +20,7 @@ import orjson
 
 from app.backends.catalog import NEW, Catalog, Change, Document
 from app.core.errors import Conflict, Invalid, NotAllowed, Unknown
+from app.versioning import operations
 from app.versioning.graph import MASTER, Forest, Instance, Repo, Version
 from app.versioning.leases import Counter
 
@@ -104,12 +105,15 @@ class Repos:
             "log": [],
             "created": created,
             "updated": created,
+            "operations": 1,
         }
+        told = {"Action": "newrepo", "UUID": root, "Alias": alias, "Description": description}
         try:
             await self._catalog.commit(
                 [
                     Change(f"repos/{root}", data, NEW),
                     Change(f"repos/{root}/versions/{root}", version.document(), NEW),
+                    *operations.changes(root, 0, [told]),
                 ]
             )
         except Conflict as error:
@@ -158,7 +162,10 @@ class Repos:
                 raise NotAllowed(f"version {version} is locked")
             return repo, [_changed(repo, _annotated(node, note, log))]
 
-        await self.change(root, change)
+        told: list[dict[str, Any]] = [] if note is None else [{"Action": "nodenote", "UUID": version, "Note": note}]
+        if log:
+            told.append({"Action": "nodelog", "UUID": version, "Log": list(log)})
+        await self.change(root, change, told)
 
     async def lock(self, root: str, version: str, note: str, log: Sequence[str]) -> None:
         """Lock a version in the catalog. Its trees are sealed afterwards, by the caller."""
@@ -169,7 +176,7 @@ class Repos:
                 raise NotAllowed(f"version {version} is locked already")
             return repo, [_changed(repo, replace(_annotated(node, note or None, log), locked=True))]
 
-        await self.change(root, change)
+        await self.change(root, change, [{"Action": "commit", "UUID": version, "Note": note, "Log": list(log)}])
 
     async def add_version(
         self,
@@ -197,7 +204,7 @@ class Repos:
             node = Version(child, number, target, note, [], locked, list(parents), made, made)
             return repo, [Change(f"repos/{root}/versions/{child}", node.document(), NEW), taken]
 
-        await self.change(root, change)
+        await self.change(root, change, [_told_of_child(child, parents, branch, note, is_tag=locked)])
         return child
 
     # ------------------------------------------------------------------ instances
@@ -211,7 +218,8 @@ class Repos:
                 raise NotAllowed(f"data instance {instance.name!r} already exists in repo {root}")
             return repo, [Change(f"repos/{root}/instances/{instance.uuid}", instance.document(), NEW)]
 
-        await self.change(root, change)
+        told = {"UUID": instance.version, "Typename": instance.typename, "Dataname": instance.name}
+        await self.change(root, change, [{"Action": "newinstance", **told}])
 
     async def edit_instance(self, root: str, data_uuid: str, edit: Callable[[Instance], Instance]) -> Instance:
         """Change an instance's properties; these are not versioned."""
@@ -228,8 +236,16 @@ class Repos:
 
     # ------------------------------------------------------------------ the catalog
 
-    async def change(self, root: str, change: Callable[[Repo], Awaitable[tuple[Repo, list[Change]]]]) -> None:
-        """Replace a repo's document, and others in the same commit, as `change` says of the newest one."""
+    async def change(
+        self,
+        root: str,
+        change: Callable[[Repo], Awaitable[tuple[Repo, list[Change]]]],
+        told: Sequence[operations.Fields] = (),
+    ) -> None:
+        """Replace a repo's document, and others in the same commit, as `change` says of the newest one.
+
+        `told` is what others are told of it, once `change` has returned; see `operations`.
+        """
         for attempt in range(ATTEMPTS):
             token = await self._catalog.token()
             if token is None or token != self._token:
@@ -246,7 +262,9 @@ class Repos:
                 "created": edited.created,
                 "updated": now(),
                 "epoch": edited.epoch,
+                "operations": repo.operations + len(told),
             }
+            changes += operations.changes(root, repo.operations, told)
             try:
                 receipt = await self._catalog.commit([Change(f"repos/{root}", fields, repo.revision), *changes])
             except Conflict:
@@ -323,6 +341,20 @@ def _stamped(lines: Sequence[str]) -> list[str]:
 
 def _annotated(node: Version, note: str | None, log: Sequence[str]) -> Version:
     return replace(node, note=node.note if note is None else note, log=[*node.log, *_stamped(log)], updated=now())
+
+
+def _told_of_child(
+    child: str, parents: Sequence[str], branch: str | None, note: str, *, is_tag: bool
+) -> operations.Fields:
+    """The message about a new version; a tag is one that is made locked."""
+    if len(parents) > 1:
+        return {"Action": "merge", "Parents": list(parents), "Child": child, "Note": note}
+    told = {"Parent": parents[0], "Child": child, "Note": note}
+    if branch is None:
+        return {"Action": "newversion", **told}
+    if is_tag:
+        return {"Action": "tag", **told, "Branch": branch, "Tag": child}
+    return {"Action": "branch", **told, "Branch": branch}
 
 
 def _changed(repo: Repo, node: Version) -> Change:
