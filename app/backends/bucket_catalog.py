@@ -111,7 +111,7 @@ class BucketCatalog:
         failures, begun = 0, time.monotonic()
         for attempt in range(ATTEMPTS):
             try:
-                async with self._store.exclusively(self._map.lock_path):
+                async with self._map.turn():
                     seen = await self._look()
                     if attempt and (await self._read(seen, [mark]))[0] is not None:
                         return Receipt(nonce)  # the answer of an earlier attempt was lost, not the commit
@@ -120,7 +120,7 @@ class BucketCatalog:
                     for key, change in asked.items():
                         if _revision(unchanged[key]) != change.revision:
                             raise _Stale(f"catalog document {change.path} was changed by somebody else")
-                    await self._map.commit({**writes, mark: b""}, old, unchanged=unchanged)
+                    await self._map.commit({**writes, mark: b""}, old, unchanged=unchanged, in_turn=True)
                     self._swept = hour
                     return await self._succeed(nonce, seen, writes)
             except _Stale:

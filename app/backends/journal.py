@@ -20,8 +20,8 @@ import asyncio
 import os
 import struct
 import zlib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from app.backends.store import Store
@@ -68,6 +68,8 @@ class Journal:
         self._end = 0
         #: The newest stretch; None while there is no journal.
         self.stretch: Stretch | None = None
+        #: While this process has the map's lock, the file is as it has left it.
+        self.is_ours = False
         self._past: tuple[tuple[str, int, int], list[Stretch]] | None = None
 
     @property
@@ -77,6 +79,8 @@ class Journal:
 
     def look(self) -> Stretch | None:
         """The newest stretch, brought up to date with the file; None if there is no journal."""
+        if self.is_ours:
+            return self.stretch
         try:
             status = os.stat(self._path)
             if status.st_ino == self._inode and status.st_size == self._end:
@@ -105,10 +109,8 @@ class Journal:
     async def mark(self, generation: int, stored: int, *, anew: bool = False, origin: str = "") -> Stretch:
         """Note that OCDBT has stored a generation; `anew`: in a new file."""
         entry = _entry(_MARK.pack(generation, _IS_MARK, stored) + origin.encode())
-        if anew or self.stretch is None:
-            await self._begin(MAGIC + entry)
-        else:
-            await self._append(entry)
+        with self._changing():
+            await (self._begin(MAGIC + entry) if anew or self.stretch is None else self._append(entry))
         self.stretch = Stretch.after(self.stretch, generation, stored, origin)
         if anew or not self._start:
             self._start = generation
@@ -118,10 +120,18 @@ class Journal:
         self, stretch: Stretch, generation: int, entry: bytes, writes: Mapping[bytes, bytes | None]
     ) -> None:
         """Append a commit, which `encode` has made of its writes, to the newest stretch."""
-        await self._append(entry)
+        with self._changing():
+            await self._append(entry)
         if stretch.newest < generation:  # else a reader of this process saw it while it was made durable
             stretch.late.add(generation, writes)
             stretch.newest = generation
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """If it is not known how a change has ended, the file must be looked at."""
+        is_ours, self.is_ours = self.is_ours, False
+        yield
+        self.is_ours = is_ours
 
     async def _append(self, entry: bytes) -> None:
         end = self._end + len(entry)

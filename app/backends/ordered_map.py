@@ -7,8 +7,9 @@ Every commit makes the next generation, whichever way it went.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 
 import tensorstore as ts
 
@@ -18,8 +19,8 @@ from app.backends.store import Store
 from app.backends.view import Stored, View
 from app.core.errors import Conflict, StoreUnavailable
 
-#: Who appends to a journal, or stores what is in it, holds this; the one around it (`lock_path`) is only an economy.
-LOCK = "append.lock"
+#: In a folder, who appends to a journal, or stores what is in it, holds this.
+LOCK = MANIFEST + ".lock"
 #: A commit with more bytes is stored at once.
 ENTRY_BYTES = 64 << 10
 #: So much may wait in the journal.
@@ -39,15 +40,27 @@ class OrderedMap:
         self._journal = Journal(store, manifest, MANIFEST) if store.scheme == "file" else None
         #: While there is no journal, the newest generation of OCDBT, and by which manifest it is known.
         self._plain: tuple[bytes, Stretch] | None = None
-        #: The manifest that the newest stretch was found to agree with.
+        #: The manifest that the newest stretch was found to agree with; and whether that was found in this turn.
         self._agreed: tuple[int, bytes] | None = None
+        self._is_agreed = False
         #: The generation of OCDBT that was opened last: all of a stretch lie on top of one.
         self._opened: tuple[int, Stored] | None = None
 
-    @property
-    def lock_path(self) -> str:
-        """Where processes of one machine meet before they commit."""
-        return self._folder + MANIFEST + ".lock"
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """In a folder nobody else commits meanwhile, so nothing need be looked at twice; elsewhere this is nothing."""
+        if self._journal is None:
+            yield
+            return
+        lock = await self.store.lock(self._folder + LOCK)
+        try:
+            self._is_agreed = False
+            self._journal.look()
+            self._journal.is_ours = True
+            yield
+        finally:
+            self._journal.is_ours = False
+            os.close(lock)
 
     async def fingerprint(self) -> bytes | None:
         """Bytes that change with every commit; None while the map does not exist."""
@@ -111,11 +124,13 @@ class OrderedMap:
         *,
         unchanged: Mapping[bytes, bytes | None],
         is_last: bool = False,
+        in_turn: bool = False,
     ) -> None:
         """Apply writes (None deletes) after removing key ranges, all or nothing.
 
         `copies` are keys that get what they hold in views of other maps with the same base, by reference.
         `is_last` says that the map is not likely to be written again: nothing is to wait in its journal.
+        `in_turn` says that the caller has its `turn`.
         Refused with `Conflict` unless every key of `unchanged` still has the value given at the moment of the commit.
         """
         late = {key: await view.get(key) for key, view in (copies or {}).items() if view.is_late(key)}
@@ -124,42 +139,53 @@ class OrderedMap:
         if self._journal is None:
             await self._ocdbt.commit(writes, ranges, stored, unchanged=unchanged)
             return
-        async with self.store.exclusively(self._folder + LOCK):
-            newest = await self._agree(self._journal)
-            if newest is None:  # the map begins
-                await self._ocdbt.commit(writes, ranges, stored, unchanged=unchanged)
-                return
-            await self._check(await self._view(newest, newest.newest), unchanged)
-            entry = encode(newest.newest + 1, writes)
-            if ranges or stored or is_last or len(entry) > ENTRY_BYTES:
-                await self._store(self._journal, newest, writes, ranges, stored)
-                return
-            stretch = self._journal.stretch or await self._journal.mark(newest.start, newest.stored)
-            await self._journal.commit(stretch, newest.newest + 1, entry, writes)
-            self.store.traffic.written(writes, writes.values())
-            if stretch.late.size_bytes > WAITING_BYTES or len(stretch.late) > WAITING_KEYS:
-                with suppress(StoreUnavailable):  # the commit itself is done
-                    await self._store(self._journal, stretch)
+        async with nullcontext() if in_turn else self.turn():
+            await self._append(self._journal, writes, ranges, stored, unchanged, is_last)
 
-    async def branch_from(self, other: OrderedMap) -> None:
+    async def _append(
+        self,
+        journal: Journal,
+        writes: Mapping[bytes, bytes | None],
+        ranges: Sequence[tuple[bytes, bytes]],
+        copies: Mapping[bytes, ts.KvStore],
+        unchanged: Mapping[bytes, bytes | None],
+        is_last: bool,
+    ) -> None:
+        newest = await self._agree(journal)
+        if newest is None:  # the map begins
+            await self._ocdbt.commit(writes, ranges, copies, unchanged=unchanged)
+            return
+        await self._check(await self._view(newest, newest.newest), unchanged)
+        entry = encode(newest.newest + 1, writes)
+        if ranges or copies or is_last or len(entry) > ENTRY_BYTES:
+            await self._store(journal, newest, writes, ranges, copies)
+            return
+        stretch = journal.stretch or await journal.mark(newest.start, newest.stored)
+        await journal.commit(stretch, newest.newest + 1, entry, writes)
+        self.store.traffic.written(writes, writes.values())
+        if stretch.late.size_bytes > WAITING_BYTES or len(stretch.late) > WAITING_KEYS:
+            with suppress(StoreUnavailable):  # the commit itself is done
+                await self._store(journal, stretch)
+
+    async def branch_from(self, other: OrderedMap, *, in_turn: bool = False) -> None:
         """Start this map as a copy of another: one small manifest, create-only, so racing branches agree."""
         if self._journal is None or other._journal is None:
             await self._ocdbt.branch_from(other._ocdbt)
             return
-        async with self.store.exclusively(other._folder + LOCK):
+        async with other.turn():
             newest = await other._agree(other._journal)
             if newest is not None and newest.late:  # a manifest tells only of what is stored
                 await other._store(other._journal, newest)
-        async with self.store.exclusively(self._folder + LOCK):
+        async with nullcontext() if in_turn else self.turn():
             if await self._look(self._journal) is None:
                 if other._journal.stretch is not None:  # the numbers of generations go on
                     start, stored = other._journal.stretch.start, other._journal.stretch.stored
                     await self._journal.mark(start, stored, origin=other._folder)
                 await self._ocdbt.branch_from(other._ocdbt)
 
-    async def create_empty(self) -> None:
+    async def create_empty(self, *, in_turn: bool = False) -> None:
         """Start this map without keys of anybody's; `Conflict` if it is there already."""
-        await self.commit({b"state/created": b""}, unchanged={b"state/created": None})
+        await self.commit({b"state/created": b""}, unchanged={b"state/created": None}, in_turn=in_turn)
 
     async def _store(
         self,
@@ -175,6 +201,7 @@ class OrderedMap:
             for key, value in newest.late.all(newest.newest).items()
             if key not in (copies or {}) and not any(first <= key < last for first, last in ranges)
         }
+        self._is_agreed = False  # until it is marked as well
         await self._ocdbt.commit({**waiting, **(writes or {})}, ranges, copies, unchanged={})
         if journal.stretch is not None:
             generation = newest.newest + (writes is not None)
@@ -204,7 +231,7 @@ class OrderedMap:
     async def _agree(self, journal: Journal) -> Stretch | None:
         """The newest stretch, for who has the lock; `Conflict` after a commit that had been stored but not marked."""
         stretch = await self._look(journal)
-        if stretch is None or journal.stretch is None:
+        if stretch is None or journal.stretch is None or (journal.is_ours and self._is_agreed):
             return stretch
         manifest = await self._ocdbt.fingerprint()
         if manifest is None:
@@ -215,6 +242,7 @@ class OrderedMap:
                 await journal.mark(stretch.newest + 1, stored)
                 raise Conflict(f"a commit of {self._folder} had been cut short")
             self._agreed = stored, manifest
+        self._is_agreed = True
         return stretch
 
     def _around(self, generation: int) -> Stretch | None:

@@ -248,14 +248,22 @@ class Store:
 
     @asynccontextmanager
     async def exclusively(self, path: str) -> AsyncIterator[None]:
-        """Keep other processes of this machine from committing to the same tree at once.
+        """Keep other processes of this machine, and other tasks of this one, from doing the same at once.
 
-        Only an economy: commits are optimistic and stay right without it. On a local folder several workers of one
-        server would otherwise spend their time in losing races. The lock ends with the process, however it ends.
+        Only an economy where commits are optimistic, and nothing at all but on a local folder. There several workers
+        of one server would otherwise spend their time in losing races. The lock ends with the process, however it ends.
         """
         if self.scheme != "file":
             yield
             return
+        handle = await self.lock(path)
+        try:
+            yield
+        finally:
+            os.close(handle)
+
+    async def lock(self, path: str) -> int:
+        """A file of a local folder, locked until it is closed."""
         handle = self._lock_file(self.prefix + path)
         try:
             try:
@@ -263,9 +271,10 @@ class Store:
             except BlockingIOError:
                 # Whoever is cancelled here closes the file, and the kernel drops the lock with the waiting call.
                 await asyncio.get_running_loop().run_in_executor(_waiting, fcntl.flock, handle, fcntl.LOCK_EX)
-            yield
-        finally:
+        except BaseException:
             os.close(handle)
+            raise
+        return handle
 
     def _lock_file(self, name: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC

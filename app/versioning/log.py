@@ -21,7 +21,8 @@ from app.versioning.snapshot import Overlay, Reader, Snapshot
 _PREFIX = b"log/"
 _TOUCHED = b"touched/"
 _BEGUN = b"state/log/"
-_NONCE_BYTES = 16
+#: A nonce is so many random bytes.
+NONCE_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Record:
     @staticmethod
     def decode(value: bytes) -> Record:
         """The record that `encode` made."""
-        stored = orjson.loads(value[_NONCE_BYTES:])
+        stored = orjson.loads(value[NONCE_BYTES:])
         return Record(
             stored["action"],
             stored["version"],
@@ -103,7 +104,7 @@ def sequence_of(value: bytes | None) -> int:
 
 def nonce_of(value: bytes) -> bytes:
     """The nonce of the commit that wrote a record."""
-    return value[:_NONCE_BYTES]
+    return value[:NONCE_BYTES]
 
 
 def begun_key(version: str) -> bytes:
@@ -113,7 +114,7 @@ def begun_key(version: str) -> bytes:
 
 def said(value: bytes) -> bytes:
     """What a record says, whoever committed it: the same in every tree that has the record."""
-    return value[_NONCE_BYTES:]
+    return value[NONCE_BYTES:]
 
 
 def number_of(name: bytes) -> int:

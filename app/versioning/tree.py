@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -135,6 +135,11 @@ class Tree:
         self._has_met_others = False
         self._seal = SEAL + version.encode()
 
+    @property
+    def is_known(self) -> bool:
+        """Whether this process has seen that the tree is there, which it then stays."""
+        return self._head is not None
+
     async def head(self, max_staleness: float) -> Snapshot | None:
         """The newest snapshot, or None while this version has no tree of its own."""
         head = self._head
@@ -248,7 +253,7 @@ class Tree:
     async def _work(self) -> None:
         while self._queue:
             try:
-                async with self._store.exclusively(self.map.lock_path):
+                async with self.map.turn():
                     await self._take_turn()
             except DvidError as error:  # the lock is not to be had
                 _fail(self._queue, error)
@@ -272,7 +277,7 @@ class Tree:
             except DvidError as error:
                 _fail(batch, error)
             except Exception as error:
-                logger.exception("a commit to %s failed", self.map.lock_path)
+                logger.exception("a commit to the tree of version %s failed", self.version)
                 _fail(batch, StoreUnavailable(f"the commit failed: {error!r}"))
             except BaseException as error:
                 _fail([*batch, *self._queue], StoreUnavailable(f"the server is being stopped: {error!r}"))
@@ -334,7 +339,7 @@ class Tree:
                 return earlier.outcomes
         self._is_committing = True
         try:
-            nonce = uuid.uuid4().bytes
+            nonce = os.urandom(log.NONCE_BYTES)
             staged, outcomes, first = await self._stage(base, batch, nonce)
             if staged.writes or staged.ranges:
                 tried.append(_Attempt(nonce, first, outcomes))
@@ -342,7 +347,9 @@ class Tree:
                 copies = {key: source.view for key, source in staged.copies.items() if source.view is not None}
                 unchanged = {SEQUENCE: await base.get(SEQUENCE)}
                 is_last = self._seal in staged.writes or await self._is_sealed(base)
-                await self.map.commit(staged.writes, staged.ranges, copies, unchanged=unchanged, is_last=is_last)
+                await self.map.commit(
+                    staged.writes, staged.ranges, copies, unchanged=unchanged, is_last=is_last, in_turn=True
+                )
                 self._looked = float("-inf")  # until the new generation is at hand
                 with suppress(StoreUnavailable):
                     await self._succeed(base, staged)
@@ -357,10 +364,10 @@ class Tree:
             return
         if origin is None:
             with suppress(Conflict):  # another pod made it
-                await self.map.create_empty()
+                await self.map.create_empty(in_turn=True)
         else:
             await origin.seal()
-            await self.map.branch_from(origin.map)
+            await self.map.branch_from(origin.map, in_turn=True)
 
     async def _stage(self, base: Snapshot, batch: Sequence[Queued], nonce: bytes) -> tuple[Overlay, list[Any], int]:
         """Run the mutations one after another; a failing one leaves nothing behind and answers its own error."""

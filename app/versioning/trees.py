@@ -77,7 +77,7 @@ class Trees:
         if line.is_locked and not by_admin:
             raise NotAllowed(f"version {line.version} is locked")
         tree = self.tree(folder, line.version)
-        has_tree = await tree.head(self.store.max_staleness) is not None
+        has_tree = tree.is_known or await tree.head(self.store.max_staleness) is not None
         origin = None if has_tree else await self._nearest(folder, line)
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         queued = Queued(change, answer, by_admin, still_open, origin)
