@@ -7,13 +7,13 @@ Every commit makes the next generation, whichever way it went.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 
 import tensorstore as ts
 
 from app.backends.journal import Journal, Stretch, encode
+from app.backends.locks import unlock
 from app.backends.ocdbt import MANIFEST, Held, Node, OcdbtMap
 from app.backends.store import Store
 from app.backends.view import Stored, View
@@ -60,7 +60,7 @@ class OrderedMap:
             yield
         finally:
             self._journal.is_ours = False
-            os.close(lock)
+            unlock(lock)
 
     async def fingerprint(self) -> bytes | None:
         """Bytes that change with every commit; None while the map does not exist."""

@@ -7,11 +7,9 @@ errors (a `ValueError` whose text starts with the status name) into ours. Nothin
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -19,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import tensorstore as ts
 
-from app.backends import files
+from app.backends import files, locks
 from app.backends.traffic import Traffic
 from app.core.errors import Conflict, DvidError, Invalid, StoreUnavailable
 
@@ -30,10 +28,6 @@ T = TypeVar("T")
 LOST_RACE = "ABORTED"
 #: Unless it goes on like this: the store did not answer, or not well, as often as it was asked.
 GIVEN_UP = "retry attempts failed"
-
-#: Threads that wait for a file lock hold nothing else, and so must not keep those from working who have one.
-_waiting = ThreadPoolExecutor(32, thread_name_prefix="lock")
-
 
 #: Longer than any file system's clock takes from one time stamp to the next.
 TICK_NS = 200_000_000
@@ -256,33 +250,15 @@ class Store:
         if self.scheme != "file":
             yield
             return
-        handle = await self.lock(path)
+        lock = await self.lock(path)
         try:
             yield
         finally:
-            os.close(handle)
+            locks.unlock(lock)
 
     async def lock(self, path: str) -> int:
-        """A file of a local folder, locked until it is closed."""
-        handle = self._lock_file(self.prefix + path)
+        """A lock in a local folder; see `locks`."""
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # Whoever is cancelled here closes the file, and the kernel drops the lock with the waiting call.
-                await asyncio.get_running_loop().run_in_executor(_waiting, fcntl.flock, handle, fcntl.LOCK_EX)
-        except BaseException:
-            os.close(handle)
-            raise
-        return handle
-
-    def _lock_file(self, name: str) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        try:
-            try:
-                return os.open(name, flags, 0o666)
-            except FileNotFoundError:
-                os.makedirs(os.path.dirname(name), exist_ok=True)
-                return os.open(name, flags, 0o666)
+            return await locks.lock(self.prefix + path)
         except OSError as error:
             raise StoreUnavailable(f"{self.url}: {error.strerror}") from error

@@ -184,6 +184,11 @@ class View:
         """Whether what a key holds has not been stored yet."""
         return self._late is not None and self._late.find(key, self.generation) is not None
 
+    def waiting(self, key: bytes) -> bytes | None:
+        """The value of a key that has not been stored yet; None if it has, or there is none."""
+        held = None if self._late is None else self._late.find(key, self.generation)
+        return None if held is None else held[1]
+
     def late(self) -> dict[bytes, bytes | None]:
         """The keys whose values (None: removed) have not been stored yet."""
         return {} if self._late is None else self._late.all(self.generation)

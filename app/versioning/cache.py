@@ -82,8 +82,9 @@ class Cache:
             self.size_bytes -= oldest.size_bytes
             self.evictions += 1
 
-    def drop(self, scope: int, key: bytes) -> None:
-        """Forget everything about one key."""
+    def drop(self, scope: int, key: bytes) -> bool:
+        """Forget everything about one key; whether there was anything."""
         entry = self._entries.pop((scope, key), None)
         if entry is not None:
             self.size_bytes -= entry.size_bytes
+        return entry is not None

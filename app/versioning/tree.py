@@ -21,7 +21,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -205,20 +205,29 @@ class Tree:
             view = await self.map.at(generation)
             head = self._head  # another task may have been here meanwhile
         if head is None or generation > head.generation:
-            self._install(self._snapshot(view, generation, self._scope_after(head, view)))
+            self._follow(head, view)
         if self._head is not None and generation == self._head.generation:
             self._fingerprint = fingerprint
         self._looked = max(looked, self._looked)
         return self._head
 
-    def _scope_after(self, head: Snapshot | None, view: View) -> int:
-        """Where values of a newer view are remembered: what others have not written since is as it was."""
+    def _follow(self, head: Snapshot | None, view: View) -> None:
+        """Make a newer view the head; what others have not written since the last is as it was."""
         changed = view.since(head.generation) if head is not None else None
         if head is None or head.scope is None or changed is None:
-            return self._cache.new_scope()
-        for key in changed:
-            self._cache.drop(head.scope, key)
-        return head.scope
+            self._install(self._snapshot(view, view.generation, self._cache.new_scope()))
+            return
+        scope = head.scope
+        known = [key for key in changed if self._cache.drop(scope, key)]
+        self._install(self._snapshot(view, view.generation, scope))
+        self._prime({key: view.waiting(key) for key in known})
+
+    def _prime(self, writes: Mapping[bytes, bytes | None]) -> None:
+        """Remember what was just written: the next mutation is likely to read it, such as the sequence."""
+        assert self._head is not None
+        for key, value in writes.items():
+            if value and len(value) <= PRIMED_BYTES and not log.is_record(key):
+                self._head.know(key, value)
 
     def _snapshot(self, view: View, generation: int, scope: int) -> Snapshot:
         return Snapshot(view, generation, self._cache, scope, self._memos)
@@ -242,16 +251,18 @@ class Tree:
             scope = base.scope
             for key in staged.writes:
                 self._cache.drop(scope, key)
-        head = self._snapshot(view, generation, scope)
-        self._install(head)
+        self._install(self._snapshot(view, generation, scope))
         if self._store.scheme == "file":  # nobody else commits while this process holds the lock
             self._fingerprint = await self.map.fingerprint()
-        for key, value in staged.writes.items():
-            if value and len(value) <= PRIMED_BYTES and not log.is_record(key):
-                head.know(key, value)  # the next mutation is likely to read it, such as the sequence
+        self._prime(staged.writes)
 
     async def _work(self) -> None:
-        while self._queue:
+        while self._queue or self._company > 1:
+            if len(self._queue) < self._company:
+                await self._gather()
+                if not self._queue:
+                    self._company = 1
+                    return
             try:
                 async with self.map.turn():
                     await self._take_turn()
@@ -260,14 +271,9 @@ class Tree:
                 self._queue = []
 
     async def _take_turn(self) -> None:
-        """Commit what is queued and what comes in meanwhile, for a while: a change of turns costs about a commit."""
+        """Commit what is queued and what comes in meanwhile, for a while: a change of turns has its price."""
         until = time.monotonic() + TURN_SECONDS
-        while self._queue or self._company > 1:
-            if len(self._queue) < self._company:
-                await self._gather()
-                if not self._queue:
-                    self._company = 1
-                    return
+        while self._queue:
             batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
             batch = [queued for queued in batch if not queued.answer.done()]
             self._company = len(batch)

@@ -84,7 +84,12 @@ async def test_a_damaged_manifest_is_an_unavailable_store(tmp_path: Path) -> Non
             await found.commit({b"a": b"1"}, unchanged={})
 
 
-async def test_locks_exclude_and_survive_cancellation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("can_watch", [True, False])
+async def test_locks_exclude_and_survive_cancellation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_watch: bool
+) -> None:
+    if not can_watch:
+        monkeypatch.setattr("app.backends.locks._Watch.closed", lambda watch, name: None)
     store, inside = Store(str(tmp_path)), 0
 
     async def work() -> None:

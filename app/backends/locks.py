@@ -1,0 +1,127 @@
+"""Locks of files between the processes of one machine.
+
+Who has a lock has its file open for writing and closes it in the end, which the kernel tells whoever watches (Linux's
+inotify), however the process ended. So waiting costs the event loop a wake-up; a thread that waits for the lock itself
+costs as much as several commits. A thread does it after a while, as the kernel keeps an order among those, and where
+there is nothing to watch with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import fcntl
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from weakref import WeakKeyDictionary
+
+#: So long somebody who watches may be overtaken by others.
+PATIENCE_SECONDS = 0.005
+#: From <sys/inotify.h>: told once, that a file was closed which had been open for writing.
+_CLOSED, _ONCE = 0x8, 0x80000000
+_EVENTS_BYTES = 4096
+
+#: Threads that wait for a lock hold nothing else, and so must not keep those from working who have one.
+_waiting = ThreadPoolExecutor(32, thread_name_prefix="lock")
+
+
+async def lock(name: str) -> int:
+    """A file, made if need be, that is locked until it is given to `unlock`, or the process ends."""
+    file = _opened(name)
+    try:
+        if not (_is_locked(file) or await _is_locked_soon(file, name)):
+            # Whoever is cancelled here closes the file, and the kernel drops the lock with the waiting call.
+            await asyncio.get_running_loop().run_in_executor(_waiting, fcntl.flock, file, fcntl.LOCK_EX)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def unlock(file: int) -> None:
+    """Let go of a lock."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_UN)  # who hears of the closing is to find it free
+    finally:
+        os.close(file)
+
+
+def _is_locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+async def _is_locked_soon(file: int, name: str) -> bool:
+    """Try again whenever somebody has closed the file."""
+    loop = asyncio.get_running_loop()
+    watch = _watches.get(loop)
+    if watch is None:
+        watch = _watches[loop] = _Watch(loop)
+    until = time.monotonic() + PATIENCE_SECONDS
+    while (left := until - time.monotonic()) > 0:
+        closed = watch.closed(name)
+        if closed is None:
+            return False
+        if _is_locked(file):  # let go between the last look and the watch
+            return True
+        timer = loop.call_later(left, _end, closed)
+        try:
+            await closed
+        finally:
+            timer.cancel()
+        if _is_locked(file):
+            return True
+    return False
+
+
+def _opened(name: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, 0o666)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(name), exist_ok=True)
+        return os.open(name, flags, 0o666)
+
+
+def _end(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
+class _Watch:
+    """What tells an event loop of closed files; everybody who waits is woken, as few ever do."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+        self._events = -1 if self._libc is None else self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._waiting: list[asyncio.Future[None]] = []
+        if self._events >= 0:
+            loop.add_reader(self._events, self._wake)
+
+    def closed(self, name: str) -> asyncio.Future[None] | None:
+        """Done soon after the next time that somebody closes a file, or sooner; None if that cannot be told."""
+        if self._libc is None or self._events < 0:
+            return None
+        if self._libc.inotify_add_watch(self._events, os.fsencode(name), _CLOSED | _ONCE) < 0:
+            return None
+        closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(closed)
+        return closed
+
+    def _wake(self) -> None:
+        os.read(self._events, _EVENTS_BYTES)
+        waiting, self._waiting = self._waiting, []
+        for closed in waiting:
+            _end(closed)
+
+    def __del__(self) -> None:
+        if self._events >= 0:
+            os.close(self._events)
+
+
+_watches: WeakKeyDictionary[asyncio.AbstractEventLoop, _Watch] = WeakKeyDictionary()
