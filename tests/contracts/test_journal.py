@@ -245,7 +245,7 @@ async def test_lists_are_forgotten_while_others_read(tmp_path: Path, monkeypatch
 
     async def ask(first: int) -> None:
         for start in range(first, 290, 7):
-            ranges = [(b"k%03d" % number, b"k%03d\0" % number) for number in (0, start, start + 1, start + 2)]
-            assert await view.keys_of(ranges) == [[first] for first, _ in ranges]
+            ranges = [(b"k%03d" % number, b"k%03d\0" % number) for number in (first, start, start + 1)]
+            assert await view.keys_of(ranges) == [[key] for key, _ in ranges]
 
     await asyncio.gather(*[ask(first) for first in range(7)])
