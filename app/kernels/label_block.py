@@ -14,6 +14,8 @@ expects a block that :func:`check` has accepted: the compiled code does not look
 """
 
 import struct
+from collections.abc import Sequence
+from operator import gt
 from typing import Any
 
 import numpy as np
@@ -176,14 +178,28 @@ def labels_at(data: U8, points_zyx: I32) -> U64:
 
     ValueError if a point is outside of the block.
     """
-    data = frozen_c(data, np.uint8, 1, "label block")
     points = frozen_c(points_zyx, np.int32, 2, "points")
-    gz, gy, gx, n = _header(data)
+    return labels_of_blocks([data], points, [0, len(points)])
+
+
+def labels_of_blocks(blocks: Sequence[U8 | None], points_zyx: I32, starts: Sequence[int]) -> U64:
+    """Return the labels (uint64, n) of voxels of several checked blocks, 0 where there is no block.
+
+    ``points_zyx`` (int32, n×3) are within their blocks; those of ``blocks[i]`` are the rows from ``starts[i]`` to
+    ``starts[i + 1]``. ValueError if a point is outside of its block.
+    """
+    points = frozen_c(points_zyx, np.int32, 2, "points")
     if points.shape[1] != 3:
         raise ValueError(f"points must be rows of z, y, x, not of {points.shape[1]} numbers")
-    found, outside = _labels_at(data, gz, gy, gx, n, points)
-    if outside >= 0:
-        raise ValueError(f"voxel {_xyz(points[outside])} (x, y, z) is outside of the label block")
+    if len(starts) != len(blocks) + 1 or any(map(gt, starts, starts[1:])) or starts[0] < 0 or starts[-1] > len(points):
+        raise ValueError("the points of each block must follow those of the one before")
+    found = np.zeros(len(points), np.uint64)
+    for data, start, stop in zip(blocks, starts, starts[1:], strict=False):
+        if data is None:
+            continue
+        outside = _labels_at(frozen_c(data, np.uint8, 1, "label block"), points, start, stop, found)
+        if outside >= 0:
+            raise ValueError(f"voxel {_xyz(points[outside])} (x, y, z) is outside of the label block")
     return found
 
 
@@ -613,22 +629,23 @@ def _label_at(data: U8, gz: Int, gy: Int, gx: Int, n_labels: Int, z: Int, y: Int
 
 
 @njit(nogil=True, cache=True)
-def _labels_at(data: U8, gz: Int, gy: Int, gx: Int, n_labels: Int, points: I32) -> tuple[U64, Int]:
-    out = np.empty(points.shape[0], np.uint64)
-    for p in range(points.shape[0]):
+def _labels_at(data: U8, points: I32, start: Int, stop: Int, out: U64) -> Int:
+    """Look up the points from one to another; the first one outside of the block, or -1."""
+    gx, gy, gz, n_labels = get32(data, 0), get32(data, 4), get32(data, 8), get32(data, 12)
+    for p in range(start, stop):
         z, y, x = points[p, 0], points[p, 1], points[p, 2]
         if z < 0 or y < 0 or x < 0 or z >= 8 * gz or y >= 8 * gy or x >= 8 * gx:
-            return out, p
+            return p
     if n_labels <= 1:
-        out[:] = get64(data, 16) if n_labels else np.uint64(0)
-        return out, -1
+        out[start:stop] = get64(data, 16) if n_labels else np.uint64(0)
+        return -1
     index, value = layout(data, gz * gy * gx, n_labels)
     at_count = 16 + 8 * n_labels
-    for p in range(points.shape[0]):
+    for p in range(start, stop):
         z, y, x = np.int64(points[p, 0]), np.int64(points[p, 1]), np.int64(points[p, 2])
         s = ((z >> 3) * gy + (y >> 3)) * gx + (x >> 3)
         out[p] = _one(data, index[s], value[s], get16(data, at_count + 2 * s), z, y, x)
-    return out, -1
+    return -1
 
 
 @njit(nogil=True, cache=True)

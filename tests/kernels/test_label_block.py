@@ -71,6 +71,10 @@ def test_every_reader_agrees_with_the_volume(seed: int, shape: tuple[int, int, i
     np.testing.assert_array_equal(box, volume[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))])
     points = rng.integers(0, shape, (50, 3)).astype(np.int32)
     np.testing.assert_array_equal(label_block.labels_at(block, points), volume[tuple(points.T)])
+    several = label_block.labels_of_blocks([block, None, block, block], points, [5, 9, 20, 20, 50])
+    expected = volume[tuple(points.T)]
+    expected[:5] = expected[9:20] = 0
+    np.testing.assert_array_equal(several, expected)
     assert label_block.label_at(block, *map(int, points[0])) == volume[tuple(points[0])]
     # counts before and after a merge
     found, sizes = label_block.counts(block)
@@ -148,6 +152,11 @@ def test_bad_arguments_are_refused() -> None:
             label_block.label_at(block, *point)
         with pytest.raises(ValueError):
             label_block.labels_at(block, np.array([point], np.int32))
+        with pytest.raises(ValueError):
+            label_block.labels_of_blocks([None, block], np.array([point, point], np.int32), [0, 1, 2])
+    for starts in ([0], [0, 2], [1, 0], [-1, 1], [0, 1, 1]):
+        with pytest.raises(ValueError):
+            label_block.labels_of_blocks([block], np.zeros((1, 3), np.int32), starts)
     with pytest.raises(ValueError):
         label_block.relabel(block, label_block.labels(block)[1:])
     with pytest.raises(ValueError):

@@ -66,8 +66,10 @@ def unpacked(snapshot: Snapshot, key: bytes, stored: bytes, mapping: Mapping) ->
     if block is None:
         block = unpack(stored)
         snapshot.remember(key, "block", block, block.nbytes)
-    if mapping.is_empty:
-        return block
+    return block if mapping.is_empty else _mapped(block, mapping)
+
+
+def _mapped(block: U8, mapping: Mapping) -> U8:
     labels = label_block.labels(block)
     bodies = mapping.apply(labels)
     return block if bodies is labels else label_block.relabel(block, bodies)
@@ -108,7 +110,9 @@ def remember_encoded(
 async def fetch_unpacked(snapshot: Snapshot, scale: int, zyxs: Sequence[Triple], mapping: Mapping) -> list[U8 | None]:
     """Blocks unpacked, None where there is none."""
     names = [keys.block(scale, zyx) for zyx in zyxs]
-    found: list[U8 | None] = []
-    for name, stored in zip(names, await snapshot.get_many(names), strict=True):
-        found.append(None if stored is None else unpacked(snapshot, name, stored, mapping))
-    return found
+    found: list[U8 | None] = [snapshot.recall(name, "block") for name in names]
+    absent = [index for index, block in enumerate(found) if block is None]
+    for index, stored in zip(absent, await snapshot.get_many([names[index] for index in absent]), strict=True):
+        if stored is not None:
+            found[index] = unpacked(snapshot, names[index], stored, IDENTITY)
+    return found if mapping.is_empty else [None if block is None else _mapped(block, mapping) for block in found]

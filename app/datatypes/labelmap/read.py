@@ -211,19 +211,16 @@ async def labels_at(
     shape = np.array(voxels.block_shape(data), np.int64)
     points = points_xyz[:, ::-1]
     places = points // shape
-    unique, inverse = np.unique(places, axis=0, return_inverse=True)
-    inside = (points - places * shape).astype(np.int32)
-    order = np.argsort(inverse, kind="stable")
-    ends = np.cumsum(np.bincount(inverse, minlength=len(unique)))
-    zyxs = [(z, y, x) for z, y, x in unique.tolist()]
+    order = np.lexsort(places.T[::-1])
+    ordered = places[order]
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    starts = np.flatnonzero(is_first)
+    zyxs = [(z, y, x) for z, y, x in ordered[starts].tolist()]
     # Mapping a block's header may cost more than mapping the few labels that are asked for.
     fetched = await blocks.fetch_unpacked(snapshot, scale, zyxs, IDENTITY)
-    start = 0
-    for block, end in zip(fetched, ends.tolist(), strict=True):
-        chosen = order[start:end]
-        start = end
-        if block is not None:
-            found[chosen] = label_block.labels_at(block, inside[chosen])
+    inside = (points[order] - ordered * shape).astype(np.int32)
+    found[order] = label_block.labels_of_blocks(fetched, inside, [*starts.tolist(), len(order)])
     return mapping.apply(found)
 
 
