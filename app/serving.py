@@ -58,6 +58,7 @@ class Sharing(uvicorn.Server):
         """Begin to take connections."""
         await super().startup(sockets=[])
         if self.started:
+            memory.settle()
             self._counts[self._place] = 0
             asyncio.get_running_loop().add_reader(self._listening, self._take)
 
