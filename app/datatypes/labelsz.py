@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from app.core.work import Workers
-from app.datatypes.annotation import blocks, labels, read
-from app.datatypes.annotation.blocks import U64, Rows
+from app.datatypes.annotation import blocks, labels, read, table
 from app.datatypes.annotation.labels import Labels, View
+from app.datatypes.annotation.table import U64, Rows
 from app.datatypes.config import Config
 from app.datatypes.datatype import Datatype
 from app.datatypes.roi import Mask
@@ -207,7 +207,7 @@ async def synced(data: Data, others: Sequence[Data], user: str, app: str, by_adm
     """Leave out what was there before, until a reload."""
     elements = await others[0].head()
     places = await blocks.all_places(elements)
-    rows = blocks.joined(await blocks.fetch_rows(elements, places))
+    rows = table.joined(await blocks.fetch_rows(elements, places))
     value = _encoded(rows["position"]) if len(rows) else None
     await _set_before(data, "sync", value, user, app, by_admin)
 

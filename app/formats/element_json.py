@@ -76,6 +76,8 @@ _BLOCKS: msgspec.json.Decoder[dict[str, list[Element] | None]] = msgspec.json.De
 _LISTS: msgspec.json.Decoder[dict[str, str]] = msgspec.json.Decoder(dict[str, str])
 _TAGGED: msgspec.json.Decoder[list[_Tagged]] = msgspec.json.Decoder(list[_Tagged])
 _RELS = b',"Rels":['
+#: No text of a client's looks like this in JSON: a quote in it has a backslash before it.
+_NO_TAGS = b',"Tags":[],'
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], body: bytes | str, what: str) -> Any:
@@ -128,7 +130,13 @@ def tags_by_element(pieces: Sequence[bytes]) -> list[list[str]]:
 
 def tags_of(pieces: Sequence[bytes]) -> set[str]:
     """All tags of stored elements."""
-    return {tag for tags in tags_by_element(pieces) for tag in tags}
+    tagged = [piece for piece in pieces if _NO_TAGS not in piece]
+    return {tag for tags in tags_by_element(tagged) for tag in tags} if tagged else set()
+
+
+def have_tags(json: bytes, count: int) -> bool:
+    """Whether any of so many stored elements has tags; `json` are all of them."""
+    return json.count(_NO_TAGS) < count
 
 
 def have_tag(json: bytes, tag: str) -> npt.NDArray[np.bool_]:

@@ -136,8 +136,8 @@ def _url(typename: str) -> str:
 
 @endpoint("GET", "/api/server/token", media="text/plain", answer="a token")
 async def get_token(request: Request) -> Response:
-    """Refused: tokens are made by operators, with `dvid-cloud token`."""
-    raise Invalid("this server gives no tokens; its operators do")
+    """Refused: this server hands out no tokens."""
+    raise Invalid("this server gives no tokens: it runs without authentication")
 
 
 @endpoint("GET", "/api/storage", admin=True, answer="an object: store to repos to instances to figures")
@@ -245,9 +245,8 @@ async def post_settings(request: Request) -> Response:
 
 @endpoint("POST", "/api/server/reload-auth", admin=True, media="text/plain", answer="text")
 async def post_reload_auth(request: Request) -> Response:
-    """Read the authorisation file again; other processes of this server notice a changed file within a second."""
-    authority = request.service.authority
-    return answers.text("there is no authorisation file\n" if authority is None else authority.reload())
+    """Nothing is read: the only authorisation is the administrators' token, which is a setting."""
+    return answers.text("there is no authorisation file\n")
 
 
 @endpoint("POST", "/api/server/reload-blocklist", admin=True, media="text/plain", answer="text")

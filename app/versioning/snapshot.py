@@ -13,6 +13,8 @@ from app.versioning.cache import Cache
 CACHED_VALUE_BYTES = 1 << 20
 #: What begins so is no key of a tree.
 MEMO = b"memo/"
+#: And what begins so is true in every generation of a tree.
+LASTING = b"memo/lasting/"
 _MISSING = object()
 
 
@@ -35,7 +37,8 @@ class Reader(Protocol):
         """What the process remembers under a name, or None.
 
         Of a key's value it is true. Under a name that begins with `MEMO` it may be of an earlier generation of the
-        same tree: whoever remembers something there must be able to tell, and to bring it up to date.
+        same tree: whoever remembers something there must be able to tell, and to bring it up to date. What is under one
+        that begins with `LASTING` may be of any generation, and earlier ones find it too.
         """
 
 
@@ -43,7 +46,8 @@ class Snapshot:
     """A tree at one generation. It never changes, however much is written meanwhile.
 
     `scope` is the part of the process's cache that holds this generation's values, None once a newer generation
-    took it over. `memos` is the part for what lies under `MEMO`: it outlives generations, whoever made them.
+    took it over. `memos` is the part for what lies under `MEMO`: it outlives generations, whoever made them, and is for
+    the newest only, save for what lies under `LASTING`.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Snapshot:
         cache: Cache,
         scope: int,
         memos: int | None = None,
+        lasting: int | None = None,
     ) -> None:
         #: The map itself at this generation; None if there is none yet.
         self.view = view
@@ -60,6 +65,7 @@ class Snapshot:
         self.cache = cache
         self.scope: int | None = scope
         self.memos: int | None = memos if memos is not None else scope
+        self._lasting = lasting if lasting is not None else self.memos
 
     async def get(self, key: bytes) -> bytes | None:
         """The value of a key, or None."""
@@ -107,14 +113,17 @@ class Snapshot:
 
     def recall(self, key: bytes, facet: Any) -> Any:
         """A facet of a key's value remembered for this generation, or None."""
-        scope = self.memos if key.startswith(MEMO) else self.scope
+        scope = self._memo_scope(key) if key.startswith(MEMO) else self.scope
         return None if scope is None else self.cache.get(scope, key, facet)
 
     def remember(self, key: bytes, facet: Any, value: Any, size_bytes: int) -> None:
         """Remember a facet of a key's value for as long as the value stays."""
-        scope = self.memos if key.startswith(MEMO) else self.scope
+        scope = self._memo_scope(key) if key.startswith(MEMO) else self.scope
         if scope is not None:
             self.cache.put(scope, key, facet, value, size_bytes)
+
+    def _memo_scope(self, key: bytes) -> int | None:
+        return self._lasting if key.startswith(LASTING) else self.memos
 
     def know(self, key: bytes, value: bytes | None) -> None:
         """Remember what the value of a key is, or that there is none."""

@@ -160,7 +160,9 @@ class Tree:
             raise NotAllowed(f"there is no generation {generation} of this version")
         if generation == head.generation:
             return head
-        return Snapshot(await self.map.at(generation), generation, self._cache, self._cache.new_scope())
+        return Snapshot(
+            await self.map.at(generation), generation, self._cache, self._cache.new_scope(), lasting=self._memos
+        )
 
     async def mutate(self, queued: Queued) -> Any:
         """Queue a mutation and wait until it is committed."""

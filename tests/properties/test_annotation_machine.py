@@ -31,6 +31,7 @@ from hypothesis.stateful import (
 )
 
 from app.bootstrap import build
+from app.datatypes.annotation import deltas, folding
 from app.formats.dvid_pb2 import MappingOp, MappingOps
 from app.settings import Settings
 
@@ -431,12 +432,26 @@ def run(machine: type[Machine], examples: int, steps: int) -> None:
     )
 
 
+#: What may wait, and how much a post may hold to wait: all waits, most is folded at once, small posts wait a little.
+WAYS = {"waiting": (1 << 40, 1 << 14), "folded": (100, 1 << 14), "mixed": (500, 3)}
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    most_weight, most_elements = WAYS[request.param]
+    monkeypatch.setattr(folding, "MOST_WEIGHT", most_weight)
+    monkeypatch.setattr(folding, "TOGETHER", 2)
+    monkeypatch.setattr(deltas, "MOST_ELEMENTS", most_elements)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("machine", [Edits, Posts])
 def test_annotations_follow_the_labels(machine: type[Machine]) -> None:
-    run(machine, 15, 20)
+    run(machine, 6, 20)
 
 
 @pytest.mark.torture
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("machine", [Edits, Posts])
 def test_annotations_follow_the_labels_for_long(machine: type[Machine]) -> None:
     run(machine, 400, 80)

@@ -6,14 +6,21 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 
 from app.bootstrap import build
+from app.datatypes.annotation import folding
 from app.settings import Settings
 
 SIDE = 32
 
 
-async def test_nothing_is_lost_and_nothing_is_stale(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most_weight", [0, 400, 1 << 40])
+async def test_nothing_is_lost_and_nothing_is_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_weight: int
+) -> None:
+    monkeypatch.setattr(folding, "MOST_WEIGHT", most_weight or folding.MOST_WEIGHT)
+    monkeypatch.setattr(folding, "TOGETHER", 1)
     services = [build(Settings(store=str(tmp_path), durability="process", admin_token="t")) for _ in range(2)]
     for service in services:
         await service.startup()

@@ -13,9 +13,13 @@ class Reader:
         self.names = sorted(names)
         self.asked = 0
 
-    async def keys(self, first: bytes, last: bytes) -> list[bytes]:
-        self.asked += 1
-        return [name for name in self.names if first <= name < last]
+    async def get(self, key: bytes) -> bytes | None:
+        assert key == keys.DELTAS
+        return None
+
+    async def keys_of(self, ranges: list[tuple[bytes, bytes]]) -> list[list[bytes]]:
+        self.asked += len(ranges)
+        return [[name for name in self.names if first <= name < last] for first, last in ranges]
 
 
 @pytest.mark.parametrize("ranges", [2, 3, 7, 2048])

@@ -5,37 +5,20 @@ With the rows at hand nothing that reads has to parse JSON: answers are cut from
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from app.core.geometry import Box, Triple
-from app.datatypes.annotation import keys
+from app.datatypes.annotation import deltas, keys, table
+from app.datatypes.annotation.deltas import Part, Seen
+from app.datatypes.annotation.table import I64, NO_ROWS, ROW, U64, Bools, Rows
 from app.formats import compression, element_json
-from app.formats.element_json import I32, Element
 from app.versioning.snapshot import Reader, Snapshot
 from app.versioning.tree import Mutation
-
-U64 = npt.NDArray[np.uint64]
-Bools = npt.NDArray[np.bool_]
-Rows = npt.NDArray[np.void]
-
-#: Position x, y, z; code of the kind; bytes of the JSON, and of it up to the relations; supervoxel (0: background, or
-#: no labels to look at).
-ROW = np.dtype(
-    [("position", "<i4", 3), ("kind", "u1"), ("length", "<u4"), ("bare", "<u4"), ("supervoxel", "<u8")], align=False
-)
-NO_ROWS = np.empty(0, ROW)
-
-
-def joined(parts: Iterable[Rows]) -> Rows:
-    """Rows after one another: numpy's own way compares the fields of every part."""
-    rows: Rows = np.frombuffer(bytearray().join(part.tobytes() for part in parts), ROW)
-    return rows
 
 
 class Text:
@@ -60,6 +43,10 @@ class Block:
 
     rows: Rows
     text: Text
+    #: The block as it is stored, if elements wait on top of it.
+    stored: Block | None = None
+    #: The number of the first delta that is not in it, if any waits for it: to be kept with the rows.
+    folded: int = 0
 
     @cached_property
     def pieces(self) -> list[bytes]:
@@ -92,48 +79,198 @@ _NO_TEXT = Text(b"[]")
 EMPTY = Block(NO_ROWS, _NO_TEXT)
 
 
-def prepare(elements: Sequence[Element]) -> tuple[Rows, list[bytes]]:
-    """Rows and JSON of elements; of several at one position the last one stays."""
-    last = {element.pos: index for index, element in enumerate(elements)}
-    if len(last) < len(elements):
-        elements = [elements[index] for index in sorted(last.values())]
-    positions = element_json.positions(elements)
-    pieces = list(map(element_json.encode, elements))
-    return make_rows(positions, [element_json.KIND_CODES[element.kind] for element in elements], pieces), pieces
+@dataclass(frozen=True)
+class _Merged:
+    """A block with what waits for it on top; the text as far as anybody asked for it.
+
+    `stamp` are the numbers of the first and last delta: they name all of them, as long as the stored value is the same.
+    `has_replaced` says whether an element took the place of another.
+    """
+
+    stamp: tuple[int, int]
+    rows: Rows
+    text: Text | None
+    has_replaced: bool
+
+    @staticmethod
+    def of(below: _Merged | None, rows: Rows, text: Text | None, parts: Sequence[Part]) -> _Merged:
+        """Parts on top of rows and text, those of a block or what was merged before."""
+        stamp = parts[0].number if below is None else below.stamp[0], parts[-1].number
+        merged = _stacked(rows, parts)
+        order = _order(merged, len(rows))
+        has_replaced = order is not None or (below is not None and below.has_replaced)
+        return _Merged(
+            stamp,
+            merged if order is None else merged[order],
+            None if text is None else _joined(text, rows, parts, order),
+            has_replaced,
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in memory, about."""
+        return self.rows.nbytes + (0 if self.text is None else 2 * len(self.text.json) + 90 * len(self.rows))
 
 
-def make_rows(positions: I32, kinds: Sequence[int], pieces: Sequence[bytes]) -> Rows:
-    """Rows of elements whose supervoxels are not known yet."""
-    rows = np.zeros(len(positions), ROW)
-    rows["position"], rows["kind"] = positions, kinds
-    rows["length"] = list(map(len, pieces))
-    rows["bare"] = list(map(element_json.bare_length, pieces))
-    return rows
+def _stacked(rows: Rows, parts: Sequence[Part]) -> Rows:
+    """Rows of a block and those of parts behind them."""
+    return np.frombuffer(rows.tobytes() + deltas.rows_of(parts), ROW)
 
 
-def grouped(positions: npt.NDArray[np.integer[Any]], grid: Triple) -> list[tuple[Triple, npt.NDArray[np.int64]]]:
-    """Points x, y, z by block (of shape z, y, x): the block z, y, x and the indices of its points, in order."""
-    if not len(positions):
-        return []
-    places = positions[:, ::-1].astype(np.int64) // np.array(grid, np.int64)
-    order = np.lexsort((places[:, 2], places[:, 1], places[:, 0]))
-    sorted_places = places[order]
-    starts = np.flatnonzero(np.r_[True, (sorted_places[1:] != sorted_places[:-1]).any(axis=1)])
-    names = [(z, y, x) for z, y, x in sorted_places[starts].tolist()]
-    return list(zip(names, np.split(order, starts[1:]), strict=True))
+def _order(rows: Rows, old: int) -> I64 | None:
+    """Which rows stay, in which order, if later ones replace those at the same positions; None if all are at others.
+
+    The first `old` ones are all at different positions.
+    """
+    x, y, z = (rows["position"][:, axis].astype(np.int64) & _LOW for axis in range(3))
+    points = x | y << _BITS | z << 2 * _BITS
+    new = points[old:]
+    if len(new) == 1:
+        if not (points[:old] == new[0]).any():
+            return None
+    elif len(set(points.tolist())) == len(points):
+        return None
+    _, firsts, inverse = np.unique(points, return_index=True, return_inverse=True)
+    lasts = np.empty(len(firsts), np.int64)
+    lasts[inverse] = np.arange(len(points))
+    order: I64 = lasts[np.argsort(firsts)]
+    return order
+
+
+#: Points of one block differ in the lowest bits of their coordinates.
+_BITS = 21
+_LOW = (1 << _BITS) - 1
+
+
+def _joined(text: Text, rows: Rows, parts: Sequence[Part], order: I64 | None) -> Text:
+    """The JSON of a block and of parts on top."""
+    if order is None:
+        added = deltas.json_of(parts)
+        return Text(b"%s,%s]" % (text.json[:-1], added) if len(rows) else b"[%s]" % added)
+    pieces = list(text.pieces(rows))
+    for part in parts:
+        pieces += part.pieces
+    return Text(element_json.listed([pieces[index] for index in order.tolist()]))
+
+
+class _Layers(NamedTuple):
+    """What is stored of a block, what waits on top of it, both together, and what `Block.folded` says."""
+
+    stored: Rows
+    parts: Sequence[Part] = ()
+    merged: _Merged | None = None
+    folded: int = 0
+
+    @property
+    def rows(self) -> Rows:
+        """The rows of all together."""
+        return self.stored if self.merged is None else self.merged.rows
+
+
+def _layers(value: bytes | None, seen: Seen, zyx: Triple) -> tuple[Rows, list[Part], int]:
+    rows, folded = NO_ROWS, 0
+    if value is not None:
+        spare = len(value) % ROW.itemsize
+        rows = np.frombuffer(value, ROW, len(value) // ROW.itemsize)
+        folded = int.from_bytes(value[-spare:], "little") if spare else 0
+    parts = seen.parts(zyx)
+    if not parts:
+        return rows, parts, 0
+    return rows, parts if parts[0].number >= folded else [part for part in parts if part.number >= folded], seen.end
+
+
+async def _fetch_layers(reader: Reader, zyxs: Sequence[Triple]) -> list[_Layers]:
+    names = [keys.rows(zyx) for zyx in zyxs]
+    values = await reader.get_many(names)
+    seen = await deltas.load(reader)
+    found = []
+    for zyx, name, value in zip(zyxs, names, values, strict=True):
+        stored, parts, folded = _layers(value, seen, zyx)
+        if not parts:
+            found.append(_Layers(stored, folded=folded))
+            continue
+        known = _known(reader, name, parts)
+        if known is None or known.stamp[1] < parts[-1].number:
+            rows, text = (stored, None) if known is None else (known.rows, known.text)
+            rest = parts if known is None else [part for part in parts if part.number > known.stamp[1]]
+            known = _Merged.of(known, rows, text, rest)
+            _remember(reader, name, known)
+        found.append(_Layers(stored, parts, known, folded))
+    return found
+
+
+def _known(reader: Reader, name: bytes, parts: Sequence[Part]) -> _Merged | None:
+    """What a process remembers of some of the parts on top of what is stored."""
+    known: _Merged | None = reader.recall(name, "merged") if isinstance(reader, Snapshot) else None
+    is_right = known is not None and known.stamp[0] == parts[0].number and known.stamp[1] <= parts[-1].number
+    return known if is_right else None
+
+
+def _remember(reader: Reader, name: bytes, merged: _Merged) -> None:
+    if isinstance(reader, Snapshot):  # what a mutation sees may never be
+        reader.remember(name, "merged", merged, merged.size_bytes)
+
+
+async def fetch_waiting(reader: Reader, zyxs: Sequence[Triple]) -> list[bool]:
+    """Whether anything waits, or did when it was written, for each block."""
+    seen = await deltas.load(reader)
+    return [bool(seen.parts(zyx)) for zyx in zyxs]
+
+
+def _ready(reader: Reader, seen: Seen, zyxs: Sequence[Triple], *, has_text: bool) -> list[_Merged | None]:
+    """Blocks that a process remembers with all that waits for them, so that nothing stored need be looked at."""
+    if not seen or not isinstance(reader, Snapshot):
+        return [None] * len(zyxs)
+    found: list[_Merged | None] = []
+    for zyx, last in zip(zyxs, seen.lasts(zyxs), strict=True):
+        known: _Merged | None = reader.recall(keys.rows(zyx), "merged") if last >= 0 else None
+        is_whole = known is not None and known.stamp[1] == last and not (has_text and known.text is None)
+        found.append(known if is_whole else None)
+    return found
 
 
 async def fetch_rows(reader: Reader, zyxs: Sequence[Triple]) -> list[Rows]:
     """The rows of blocks; none for blocks without elements."""
-    values = await reader.get_many([keys.rows(zyx) for zyx in zyxs])
-    return [NO_ROWS if value is None else np.frombuffer(value, ROW) for value in values]
+    ready = _ready(reader, await deltas.load(reader), zyxs, has_text=False)
+    absent = [zyx for zyx, known in zip(zyxs, ready, strict=True) if known is None]
+    rest = iter(await _fetch_layers(reader, absent) if absent else ())
+    return [next(rest).rows if known is None else known.rows for known in ready]
 
 
 async def fetch(reader: Reader, zyxs: Sequence[Triple]) -> list[Block]:
     """Blocks in the order asked; those without elements are empty."""
-    rows = await fetch_rows(reader, zyxs)
-    texts = await _fetch_texts(reader, zyxs, rows)
-    return [Block(row, text) for row, text in zip(rows, texts, strict=True)]
+    seen = await deltas.load(reader)
+    ready = _ready(reader, seen, zyxs, has_text=True)
+    absent = [zyx for zyx, known in zip(zyxs, ready, strict=True) if known is None]
+    rest = iter(await _fetch_whole(reader, absent) if absent else ())
+    return [
+        next(rest) if known is None else Block(known.rows, known.text or _NO_TEXT, None, seen.end) for known in ready
+    ]
+
+
+async def _fetch_whole(reader: Reader, zyxs: Sequence[Triple]) -> list[Block]:
+    """Blocks with what is stored below."""
+    layers = await _fetch_layers(reader, zyxs)
+    texts = await _fetch_texts(reader, zyxs, [each.stored for each in layers])
+    found = []
+    for zyx, each, text in zip(zyxs, layers, texts, strict=True):
+        merged = each.merged
+        if merged is None:
+            found.append(Block(each.stored, text, None, each.folded))
+            continue
+        if merged.text is None:
+            merged = replace(merged, text=_whole_text(each, text))
+            _remember(reader, keys.rows(zyx), merged)
+        found.append(Block(merged.rows, merged.text or _NO_TEXT, Block(each.stored, text), each.folded))
+    return found
+
+
+def _whole_text(layers: _Layers, stored: Text) -> Text:
+    """The JSON of a block and of all that waits for it."""
+    order = None
+    if layers.merged is not None and layers.merged.has_replaced:
+        order = _order(_stacked(layers.stored, layers.parts), len(layers.stored))
+    return _joined(stored, layers.stored, layers.parts, order)
 
 
 async def _fetch_texts(reader: Reader, zyxs: Sequence[Triple], rows: Sequence[Rows]) -> list[Text]:
@@ -158,12 +295,14 @@ def _unpack(value: bytes) -> bytes:
 
 
 async def all_places(reader: Reader) -> list[Triple]:
-    """All blocks with elements, in order of z, y, x."""
-    return keys.places(await reader.keys(*keys.all_rows()))
+    """All blocks with elements, and perhaps some that lost theirs, in order of z, y, x."""
+    listed = keys.places(await reader.keys(*keys.all_rows()))
+    seen = await deltas.load(reader)
+    return sorted({*listed, *seen.places()}) if seen else listed
 
 
 async def places_in(reader: Reader, box: Box) -> list[Triple]:
-    """The blocks of a box of blocks that have elements, in order of z, y, x."""
+    """The blocks of a box of blocks that may have elements, in order of z, y, x."""
     depth, height, width = box.shape
     if depth * height * width <= _FEW_PLACES:
         return list(box.points())
@@ -172,12 +311,23 @@ async def places_in(reader: Reader, box: Box) -> list[Triple]:
         found = []
         for z in range(z0, z1):
             found += await reader.keys(*keys.rows_between((z, y0, x0), (z, y1 - 1, x1 - 1)))
+        seen = await deltas.load(reader)
         listed = keys.places(found)
+        if seen:
+            listed = sorted({*listed, *seen.places()})
     else:
         listed = await all_places(reader)
     inside = np.array(listed, np.int64).reshape(-1, 3)
     keep = ((inside >= box.start) & (inside < box.stop)).all(axis=1)
     return [listed[index] for index in np.flatnonzero(keep).tolist()]
+
+
+async def tagged_places(reader: Reader, tag: str) -> list[Triple]:
+    """The blocks that have, or had, elements with a tag, in order of z, y, x."""
+    first, last = keys.tagged_range(tag)
+    listed = keys.places(await reader.keys(first, last), first)
+    seen = await deltas.load(reader)
+    return sorted({*listed, *seen.tagged(tag)}) if seen else listed
 
 
 #: So many blocks are asked for one by one, whether they are there or not.
@@ -188,30 +338,78 @@ _FEW_PLACES = 64
 
 
 def put(mutation: Mutation, zyx: Triple, old: Block, rows: Rows, pieces: Sequence[bytes]) -> None:
-    """Replace a block's elements and what it is found by."""
+    """Replace a block's elements and what it is found by; what waits for it is in `old`, and waits no more."""
+    put_rows(mutation, zyx, rows, old.folded)
     if len(rows):
         mutation.put(keys.block(zyx), _pack(element_json.listed(pieces)))
-        mutation.put(keys.rows(zyx), rows.tobytes())
     else:
         mutation.delete(keys.block(zyx))
-        mutation.delete(keys.rows(zyx))
-    old_tags, new_tags = element_json.tags_of(old.pieces), element_json.tags_of(pieces)
+    stored = old.stored or old
+    old_tags, new_tags = element_json.tags_of(stored.pieces), element_json.tags_of(pieces)
     for tag in old_tags - new_tags:
         mutation.delete(keys.tagged(tag, zyx))
     for tag in new_tags - old_tags:
         mutation.put(keys.tagged(tag, zyx), b"")
-    put_supervoxels(mutation, zyx, old.rows["supervoxel"], rows["supervoxel"])
+    put_supervoxels(mutation, zyx, stored.rows["supervoxel"], rows["supervoxel"])
+
+
+def put_rows(mutation: Mutation, zyx: Triple, rows: Rows, folded: int) -> None:
+    """Replace a block's rows; of one that lost its elements only the number stays, as long as anything waits for it."""
+    if len(rows) or folded:
+        mutation.put(keys.rows(zyx), rows.tobytes() + (folded.to_bytes(8, "little") if folded else b""))
+    else:
+        mutation.delete(keys.rows(zyx))
+
+
+async def fold(mutation: Mutation, zyxs: Sequence[Triple]) -> list[Triple]:
+    """Write what waits for blocks into them; those that have no elements are answered."""
+    layers = await _fetch_layers(mutation, zyxs)
+    texts = await _fetch_texts(mutation, zyxs, [each.stored for each in layers])
+    for zyx, each, stored in zip(zyxs, layers, texts, strict=True):
+        if each.merged is None:
+            continue
+        text = _whole_text(each, stored)
+        if each.merged.has_replaced:
+            merged = Block(each.rows, text, Block(each.stored, stored), each.folded)
+            put(mutation, zyx, merged, merged.rows, merged.pieces)
+            continue
+        put_rows(mutation, zyx, each.rows, each.folded)
+        mutation.put(keys.block(zyx), _pack(text.json))
+        for tag in {tag for part in each.parts for tag, slots in part.delta.tags.items() if part.slot in slots}:
+            mutation.put(keys.tagged(tag, zyx), b"")
+        put_supervoxels(mutation, zyx, each.stored["supervoxel"], each.rows["supervoxel"])
+    return [zyx for zyx, each in zip(zyxs, layers, strict=True) if not len(each.rows)]
+
+
+async def forget(mutation: Mutation, zyxs: Sequence[Triple]) -> None:
+    """Remove the rows of blocks without elements for which nothing waits any more."""
+    for zyx, each in zip(zyxs, await _fetch_layers(mutation, zyxs), strict=True):
+        if not (len(each.rows) or each.folded):
+            mutation.delete(keys.rows(zyx))
+
+
+async def move(mutation: Mutation, owners: Mapping[Triple, U64]) -> None:
+    """Put the elements of blocks into other supervoxels."""
+    zyxs = list(owners)
+    await fold(mutation, zyxs)
+    for zyx, each in zip(zyxs, await _fetch_layers(mutation, zyxs), strict=True):
+        rows = each.rows.copy()
+        rows["supervoxel"] = owners[zyx]
+        put_supervoxels(mutation, zyx, each.rows["supervoxel"], owners[zyx])
+        put_rows(mutation, zyx, rows, each.folded)
 
 
 async def grow(mutation: Mutation, growing: Sequence[tuple[Triple, Rows, Rows, Sequence[bytes]]]) -> None:
-    """Add elements to blocks: for each the block, its rows, the rows and JSON of what is added at other positions."""
+    """Add elements to blocks for which nothing waits: for each the block, its rows, the rows and JSON of what is added
+    at other positions.
+    """
     zyxs, old_rows = [zyx for zyx, _, _, _ in growing], [old for _, old, _, _ in growing]
     texts = await _fetch_texts(mutation, zyxs, old_rows)
     for (zyx, old, new, pieces), text in zip(growing, texts, strict=True):
         added = b",".join(pieces)
         json = b"%s,%s]" % (text.json[:-1], added) if len(old) else b"[%s]" % added
         mutation.put(keys.block(zyx), _pack(json))
-        mutation.put(keys.rows(zyx), old.tobytes() + new.tobytes())
+        put_rows(mutation, zyx, table.joined([old, new]), 0)
         for label in set(new["supervoxel"].tolist()).difference(old["supervoxel"].tolist(), (0,)):
             mutation.put(keys.supervoxel(label, zyx), b"")
     owners = [zyx for zyx, _, _, pieces in growing for _ in pieces]

@@ -1,10 +1,13 @@
 """Keys of an annotation instance's tree. Integers are big-endian, so that their order is numeric.
 
 block/{z}{y}{x}             JSON list of a block's elements, as LZ4 after its size (uint32): the master copy
-rows/{z}{y}{x}              for each of them in the same order what `blocks.ROW` says, its supervoxel included
+rows/{z}{y}{x}              for each of them in the same order what `table.ROW` says, its supervoxel included;
+                            perhaps also the number of the first delta that is not in them (uint64, little-endian)
 tag/{tag}\\0{z}{y}{x}        the block has an element with the tag; no value
 sv/{supervoxel}{z}{y}{x}    the block has an element in the supervoxel; no value
+delta/{number}              elements that were posted and are in no block yet: see `deltas`
 given/{label}               a list that a client posted for a label instead
+state/deltas                the first of these, the number after the last one, and the weight of all
 state/grid                  the size x, y, z of the blocks, from the first write on
 state/labels                up to which mutation of the labels the supervoxels are true
 """
@@ -19,8 +22,9 @@ from app.core.geometry import Triple, block_key, parse_block_key
 
 GRID = b"state/grid"
 LABELS = b"state/labels"
+DELTAS = b"state/deltas"
 
-_BLOCK, _ROWS, _TAG, _SV, _GIVEN = b"block/", b"rows/", b"tag/", b"sv/", b"given/"
+_BLOCK, _ROWS, _TAG, _SV, _GIVEN, _DELTA = b"block/", b"rows/", b"tag/", b"sv/", b"given/", b"delta/"
 _PLACE_BYTES = 12
 #: Longer tags would not fit a key of the tree.
 MAX_TAG_BYTES = 60_000
@@ -83,6 +87,11 @@ def places_of(keys: list[bytes], wanted: npt.NDArray[np.uint64]) -> list[Triple]
     labels = np.ascontiguousarray(rows[:, len(_SV) : len(_SV) + 8]).view(">u8")[:, 0].astype(np.uint64)
     chosen = keys if len(wanted) == 1 else [keys[index] for index in np.flatnonzero(np.isin(labels, wanted)).tolist()]
     return [parse_block_key(key[-_PLACE_BYTES:]) for key in chosen]
+
+
+def delta(number: int) -> bytes:
+    """Posted elements that are in no block yet."""
+    return _DELTA + number.to_bytes(8, "big")
 
 
 def given(label: int) -> bytes:

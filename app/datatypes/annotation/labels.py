@@ -20,8 +20,8 @@ import numpy.typing as npt
 from app.core.errors import Invalid
 from app.core.geometry import Triple
 from app.datatypes import voxels
-from app.datatypes.annotation import blocks, keys
-from app.datatypes.annotation.blocks import U64, Rows
+from app.datatypes.annotation import blocks, deltas, keys, table
+from app.datatypes.annotation.table import U64, Rows
 from app.datatypes.labelmap import groups, mapping, read, touched
 from app.datatypes.labelmap.mapping import IDENTITY
 from app.versioning import log
@@ -143,7 +143,7 @@ async def _moved(reader: Reader, labels: Labels, shape: Triple, since: bytes | N
     for start in range(0, len(places), _BLOCKS):
         part = places[start : start + _BLOCKS]
         rows = await blocks.fetch_rows(reader, part)
-        supervoxels = await labels.supervoxels(blocks.joined(rows)["position"].astype(np.int64))
+        supervoxels = await labels.supervoxels(table.joined(rows)["position"].astype(np.int64))
         ends = np.cumsum([len(row) for row in rows])[:-1]
         for place, row, now in zip(part, rows, np.split(supervoxels, ends), strict=True):
             if len(row):
@@ -160,12 +160,10 @@ async def settle(mutation: Mutation, data: Data, *, anew: bool = False) -> Label
     since = None if anew else await mutation.get(keys.LABELS)
     if since != labels.position:
         shape = await grid(data, mutation)
-        for zyx, (rows, now) in (await _moved(mutation, labels, shape, since)).items():
-            if (rows["supervoxel"] != now).any():
-                blocks.put_supervoxels(mutation, zyx, rows["supervoxel"], now)
-                changed = rows.copy()
-                changed["supervoxel"] = now
-                mutation.put(keys.rows(zyx), changed.tobytes())
+        moved = await _moved(mutation, labels, shape, since)
+        await blocks.move(
+            mutation, {zyx: now for zyx, (rows, now) in moved.items() if (rows["supervoxel"] != now).any()}
+        )
         mutation.put(keys.LABELS, labels.position)
     return labels
 
@@ -194,6 +192,7 @@ class View:
             ranges = [keys.supervoxels(int(part[0]), int(part[-1])) for part in parts[start : start + _BLOCKS]]
             for names in await self.snapshot.keys_of(ranges):
                 found.update(keys.places_of(names, wanted))
+        found |= (await deltas.load(self.snapshot)).in_supervoxels(wanted)
         found = {place for place in found if place not in self.moved}
         for label in supervoxels:
             found.update(self._places.get(label, ()))

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from app.core.geometry import Triple
-from app.datatypes.annotation import blocks, keys
-from app.datatypes.annotation.blocks import Block, Rows
+from app.datatypes.annotation import blocks, deltas, keys, table
+from app.datatypes.annotation.blocks import Block
+from app.datatypes.annotation.table import Rows
 from app.formats import element_json
 from app.versioning.merge import Settling, Sides
 
@@ -30,7 +31,8 @@ async def merge(sides: Sides) -> list[str]:
     if keys.GRID in sides.changes and not await sides.join(keys.GRID):
         return [*conflicts, "the size of the blocks"]
     first, last = keys.all_blocks()
-    places = keys.places([key for key in sides.changes if first <= key < last], first)
+    changed = keys.places([key for key in sides.changes if first <= key < last], first)
+    places = sorted({*changed, *(await deltas.load(sides.side)).places()})
     for start in range(0, len(places), _BATCH):
         conflicts += await _join_blocks(sides, places[start : start + _BATCH])
     if keys.LABELS in sides.changes or places:
@@ -51,7 +53,7 @@ async def _join_blocks(sides: Sides, places: Sequence[Triple]) -> list[str]:
     for zyx, was, ours, theirs in zip(places, *fetched, strict=True):
         joined, found = _join(_elements(was), _elements(ours), _elements(theirs), sides.settling)
         conflicts += found
-        rows = blocks.joined(row for row, _ in joined.values())
+        rows = table.joined(row for row, _ in joined.values())
         blocks.put(sides.target, zyx, ours, rows, [piece for _, piece in joined.values()])
     return conflicts
 
@@ -90,5 +92,5 @@ def _json(element: _Element | None) -> bytes | None:
 def _mark(point: Sequence[int]) -> _Element:
     """An element that neither side has."""
     x, y, z = point
-    rows, pieces = blocks.prepare([element_json.Element((x, y, z), prop={"conflict": uuid.uuid4().hex})])
+    rows, pieces = table.prepare([element_json.Element((x, y, z), prop={"conflict": uuid.uuid4().hex})])
     return rows, pieces[0]

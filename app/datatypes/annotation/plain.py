@@ -11,9 +11,9 @@ import numpy as np
 from app.core.geometry import Triple
 from app.core.work import Workers
 from app.datatypes import chunks
-from app.datatypes.annotation import blocks, labels, read
-from app.datatypes.annotation.blocks import Rows
+from app.datatypes.annotation import blocks, labels, read, table
 from app.datatypes.annotation.labels import Labels
+from app.datatypes.annotation.table import Rows
 from app.formats import precomputed_annotations as precomputed
 from app.formats.precomputed_annotations import Level
 from app.versioning.datastore import Data
@@ -61,7 +61,7 @@ def _voxel_nm(data: Data) -> tuple[float, ...]:
 
 
 async def _all_rows(snapshot: Snapshot) -> Rows:
-    rows = blocks.joined(await blocks.fetch_rows(snapshot, await blocks.all_places(snapshot)))
+    rows = table.joined(await blocks.fetch_rows(snapshot, await blocks.all_places(snapshot)))
     return rows[precomputed.have_numbers(rows["position"])]
 
 
@@ -69,9 +69,9 @@ async def cell(data: Data, snapshot: Snapshot, level: Level, place: Triple, work
     """The elements of a cell that are of its level."""
     box = level.cell(place)
     if min(box.shape) <= 0:
-        return precomputed.encode_many(blocks.NO_ROWS["position"], blocks.NO_ROWS["kind"])
+        return precomputed.encode_many(table.NO_ROWS["position"], table.NO_ROWS["kind"])
     grid = await labels.grid(data, snapshot)
-    rows = blocks.joined(await blocks.fetch_rows(snapshot, await blocks.places_in(snapshot, box.blocks(grid))))
+    rows = table.joined(await blocks.fetch_rows(snapshot, await blocks.places_in(snapshot, box.blocks(grid))))
 
     def work() -> bytes:
         position = rows["position"][:, ::-1]

@@ -10,9 +10,10 @@ import numpy as np
 from app.core.errors import Invalid
 from app.core.geometry import Box, Triple
 from app.datatypes import roi
-from app.datatypes.annotation import blocks, keys, labels
-from app.datatypes.annotation.blocks import Block, Bools, Rows
+from app.datatypes.annotation import blocks, keys, labels, table
+from app.datatypes.annotation.blocks import Block
 from app.datatypes.annotation.labels import Labels, View
+from app.datatypes.annotation.table import Bools, Rows
 from app.formats import element_json
 from app.formats.element_json import Element, Partner, VerboseElement
 from app.versioning.datastore import Data
@@ -75,8 +76,7 @@ async def in_region(data: Data, snapshot: Snapshot, mask: roi.Mask) -> bytes:
 
 async def by_tag(data: Data, snapshot: Snapshot, tag: str, relations: Relations) -> bytes:
     """The elements with a tag, a list."""
-    first, last = keys.tagged_range(tag)
-    places = keys.places(await snapshot.keys(first, last), first)
+    places = await blocks.tagged_places(snapshot, tag)
     tag = tag.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     chosen: list[tuple[Block, Bools]] = []
     async for part in _batches(snapshot, places):
@@ -97,7 +97,7 @@ async def by_label(data: Data, snapshot: Snapshot, now: Labels | None, label: in
         return remembered
     given = await snapshot.get(name)
     if given is not None:
-        rows, pieces = blocks.prepare(element_json.parse_elements(given))
+        rows, pieces = table.prepare(element_json.parse_elements(given))
         block = Block(rows, blocks.Text(element_json.listed(pieces)))
         answer = await _listed(data, snapshot, [(block, np.ones(len(rows), bool))], relations)
     elif now is None:
@@ -128,7 +128,7 @@ async def rows_in_label(data: Data, snapshot: Snapshot, now: Labels, label: int)
     places = await view.places(members)
     for zyx, rows in zip(places, await blocks.fetch_rows(snapshot, places), strict=True):
         found.append(rows[np.isin(view.corrected(zyx, rows), wanted)])
-    return blocks.joined(found)
+    return table.joined(found)
 
 
 async def all_rows(snapshot: Snapshot, view: View) -> Rows:
@@ -140,7 +140,7 @@ async def all_rows(snapshot: Snapshot, view: View) -> Rows:
             rows = rows.copy()
             rows["supervoxel"] = view.moved[zyx]
         found.append(rows)
-    return blocks.joined(found)
+    return table.joined(found)
 
 
 async def _listed(data: Data, snapshot: Snapshot, chosen: Sequence[tuple[Block, Bools]], relations: Relations) -> bytes:
@@ -154,7 +154,7 @@ async def _verbose(data: Data, snapshot: Snapshot, elements: Sequence[Element]) 
     """Elements whose relations tell of their partners."""
     points = list({rel.to for element in elements for rel in element.rels or []})
     partners: dict[Triple, Element] = {}
-    groups = blocks.grouped(np.array(points, np.int64).reshape(-1, 3), await labels.grid(data, snapshot))
+    groups = table.grouped(np.array(points, np.int64).reshape(-1, 3), await labels.grid(data, snapshot))
     for start in range(0, len(groups), BATCH):
         part = groups[start : start + BATCH]
         for (_, wanted), block in zip(part, await blocks.fetch(snapshot, [zyx for zyx, _ in part]), strict=True):

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from app.core.errors import Invalid
+from app.core.errors import DvidError, Invalid
 from app.core.geometry import Triple
 from app.core.work import Workers
 from app.datatypes import voxels
-from app.datatypes.annotation import blocks, keys, labels
-from app.datatypes.annotation.blocks import Rows
+from app.datatypes.annotation import blocks, deltas, folding, keys, labels, table
+from app.datatypes.annotation.blocks import Block
+from app.datatypes.annotation.deltas import Delta
 from app.datatypes.annotation.events import written
 from app.datatypes.annotation.labels import Labels
+from app.datatypes.annotation.table import I64, U64, Rows
 from app.formats import element_json
 from app.formats.element_json import I32, Element
 from app.versioning.datastore import Data
@@ -53,7 +55,7 @@ class Writer:
         await data.mutate(work, by_admin=self.by_admin)
 
 
-async def _lookup(positions: I32, labels_now: Labels | None) -> blocks.U64:
+async def _lookup(positions: I32, labels_now: Labels | None) -> U64:
     if labels_now is None:
         return np.zeros(len(positions), np.uint64)
     return await labels_now.supervoxels(positions.astype(np.int64))
@@ -70,7 +72,7 @@ class _Prepared:
     @staticmethod
     async def of(data: Data, elements: Sequence[Element], workers: Workers) -> _Prepared:
         """The elements in the labels of now."""
-        rows, pieces = await workers.run(blocks.prepare, elements)
+        rows, pieces = await workers.run(table.prepare, elements)
         now = await labels.current(data)
         rows["supervoxel"] = await _lookup(rows["position"], now)
         return _Prepared(rows, pieces, now)
@@ -85,12 +87,32 @@ class _Prepared:
 async def post_elements(writer: Writer, elements: Sequence[Element], workers: Workers) -> None:
     """Add elements; one at the position of another replaces it."""
     prepared = await _Prepared.of(writer.data, elements, workers)
+    _check_tags(elements, prepared.rows)
+    is_delta = len(prepared.rows) <= deltas.MOST_ELEMENTS and sum(map(len, prepared.pieces)) <= deltas.MOST_BYTES
+    weights = 0, 0
 
     async def change(mutation: Mutation, now: Labels | None) -> Sequence[Triple]:
+        nonlocal weights
         await prepared.confirm(now)
-        return await _apply(writer.data, mutation, prepared.rows, prepared.pieces)
+        if not len(prepared.rows):
+            return []
+        if not is_delta:
+            return await _apply(writer.data, mutation, prepared.rows, prepared.pieces)
+        delta = Delta.of(prepared.rows, prepared.pieces, await labels.grid(writer.data, mutation))
+        weights = await deltas.add(mutation, delta.encode())
+        return delta.places
 
     await writer.mutate("element-post", {"Elements": len(prepared.rows)}, change)
+    if folding.is_due(*weights):
+        with suppress(DvidError):  # the elements are there, and whoever posts next may be luckier
+            await folding.fold(writer.data, by_admin=writer.by_admin)
+
+
+def _check_tags(elements: Sequence[Element], rows: Rows) -> None:
+    """Refuse tags by which no block could be found."""
+    if rows["length"].max(initial=0) > keys.MAX_TAG_BYTES:
+        for tag in {tag for element in elements for tag in element.tags or []}:
+            keys.tagged_range(tag)
 
 
 async def _apply(data: Data, mutation: Mutation, rows: Rows, pieces: Sequence[bytes | None]) -> list[Triple]:
@@ -99,31 +121,34 @@ async def _apply(data: Data, mutation: Mutation, rows: Rows, pieces: Sequence[by
     The blocks concerned are answered.
     """
     grid = await labels.grid(data, mutation)
-    groups = blocks.grouped(rows["position"], grid)
-    present = await blocks.fetch_rows(mutation, [zyx for zyx, _ in groups])
+    groups = table.grouped(rows["position"], grid)
+    zyxs = [zyx for zyx, _ in groups]
+    present, waiting = await blocks.fetch_rows(mutation, zyxs), await blocks.fetch_waiting(mutation, zyxs)
     growing: list[tuple[Triple, Rows, Rows, list[bytes]]] = []
-    for (zyx, chosen), old, is_met in zip(groups, present, _meeting(groups, present, rows, grid), strict=True):
+    mixing: dict[Triple, tuple[Rows, list[bytes | None]]] = {}
+    meeting = _meeting(groups, present, rows, grid)
+    for (zyx, chosen), old, is_met, waits in zip(groups, present, meeting, waiting, strict=True):
         new_pieces = [pieces[index] for index in chosen.tolist()]
-        if is_met or None in new_pieces:
-            await _mix(mutation, zyx, rows[chosen], new_pieces, grid)
+        if waits or is_met or None in new_pieces:
+            mixing[zyx] = rows[chosen], new_pieces
         else:
-            growing.append((zyx, old, rows[chosen], new_pieces))
+            growing.append((zyx, old, rows[chosen], [piece for piece in new_pieces if piece is not None]))
     await blocks.grow(mutation, growing)
-    return [zyx for zyx, _ in groups]
+    for old_block, (zyx, mixed) in zip(await blocks.fetch(mutation, list(mixing)), mixing.items(), strict=True):
+        _mix(mutation, zyx, old_block, *mixed, grid)
+    return zyxs
 
 
-def _meeting(
-    groups: Sequence[tuple[Triple, npt.NDArray[np.int64]]], present: Sequence[Rows], rows: Rows, grid: Triple
-) -> list[bool]:
+def _meeting(groups: Sequence[tuple[Triple, I64]], present: Sequence[Rows], rows: Rows, grid: Triple) -> list[bool]:
     """For each block whether new rows meet old ones at the same positions."""
     if not groups:
         return []
     side = grid[0] * grid[1] * grid[2]
     old = np.repeat(np.arange(len(present)), list(map(len, present))) * side
-    old += _within(blocks.joined(present)["position"], grid)
+    old += table.numbers_within(table.joined(present)["position"], grid)
     order = np.concatenate([chosen for _, chosen in groups])
     counts = [len(chosen) for _, chosen in groups]
-    new = np.repeat(np.arange(len(groups)), counts) * side + _within(rows["position"][order], grid)
+    new = np.repeat(np.arange(len(groups)), counts) * side + table.numbers_within(rows["position"][order], grid)
     starts = np.cumsum(counts, dtype=np.int64) - counts
     old = np.append(np.sort(old, kind="stable"), -1)
     is_met = old[np.searchsorted(old[:-1], new)] == new
@@ -131,13 +156,12 @@ def _meeting(
     return met
 
 
-async def _mix(mutation: Mutation, zyx: Triple, rows: Rows, pieces: Sequence[bytes | None], grid: Triple) -> None:
+def _mix(mutation: Mutation, zyx: Triple, old: Block, rows: Rows, pieces: Sequence[bytes | None], grid: Triple) -> None:
     """The same in one block, where elements are replaced or removed."""
-    (old,) = await blocks.fetch(mutation, [zyx])
     places = _places(old.rows, rows, grid)
     is_there = np.array([piece is not None for piece in pieces])
     added, replaced = is_there & (places < 0), is_there & (places >= 0)
-    new_rows = blocks.joined([old.rows, rows[added]])
+    new_rows = table.joined([old.rows, rows[added]])
     new_rows[places[replaced]] = rows[replaced]
     new_pieces = [*old.pieces, *[pieces[index] for index in np.flatnonzero(added).tolist()]]
     for place, index in zip(places[replaced].tolist(), np.flatnonzero(replaced).tolist(), strict=True):
@@ -147,20 +171,14 @@ async def _mix(mutation: Mutation, zyx: Triple, rows: Rows, pieces: Sequence[byt
     blocks.put(mutation, zyx, old, new_rows[kept], kept_pieces)
 
 
-def _places(old: Rows, new: Rows, grid: Triple) -> npt.NDArray[np.int64]:
+def _places(old: Rows, new: Rows, grid: Triple) -> I64:
     """For each row of one block the index of the old row at the same position, or -1."""
     if not len(old):
         return np.full(len(new), -1)
-    known, wanted = _within(old["position"], grid), _within(new["position"], grid)
+    known, wanted = (table.numbers_within(rows["position"], grid) for rows in (old, new))
     order = np.argsort(known)
     at = np.minimum(np.searchsorted(known[order], wanted), len(known) - 1)
     return np.where(known[order[at]] == wanted, order[at], -1)
-
-
-def _within(positions: I32, grid: Triple) -> npt.NDArray[np.int64]:
-    """The number of each position x, y, z within its block."""
-    z, y, x = (positions[:, 2 - axis].astype(np.int64) % side for axis, side in enumerate(grid))
-    return (z * grid[1] + y) * grid[2] + x
 
 
 async def post_blocks(writer: Writer, given: Mapping[Triple, Sequence[Element]], workers: Workers) -> None:
@@ -174,7 +192,7 @@ async def post_blocks(writer: Writer, given: Mapping[Triple, Sequence[Element]],
         _check_places(given, grid)
         await prepared.confirm(now)
         present = await blocks.fetch(mutation, list(given))
-        fresh = dict(blocks.grouped(rows["position"], grid))
+        fresh = dict(table.grouped(rows["position"], grid))
         for zyx, old in zip(given, present, strict=True):
             chosen = fresh.get(zyx, np.empty(0, np.int64))
             blocks.put(mutation, zyx, old, rows[chosen], [pieces[index] for index in chosen.tolist()])
@@ -243,7 +261,7 @@ async def _with_partners(data: Data, mutation: Mutation, point: Triple) -> tuple
 async def _apply_elements(
     data: Data, mutation: Mutation, now: Labels | None, changed: Sequence[Element], gone: Sequence[Element]
 ) -> None:
-    rows, pieces = blocks.prepare([*gone, *changed])
+    rows, pieces = table.prepare([*gone, *changed])
     rows["supervoxel"] = await _lookup(rows["position"], now)
     await _apply(data, mutation, rows, [*[None for _ in gone], *pieces[len(gone) :]])
 
@@ -290,11 +308,13 @@ async def synced(data: Data, _others: Sequence[Data], user: str, app: str, by_ad
 async def _regrid(mutation: Mutation, shape: Triple) -> None:
     """Cut the elements into blocks of another shape z, y, x."""
     places = await blocks.all_places(mutation)
+    await blocks.fold(mutation, places)
+    await deltas.remove(mutation)
     present = await blocks.fetch(mutation, places)
-    rows = blocks.joined(block.rows for block in present)
+    rows = table.joined(block.rows for block in present)
     pieces = [piece for block in present for piece in block.pieces]
     for zyx, block in zip(places, present, strict=True):
-        blocks.put(mutation, zyx, block, blocks.NO_ROWS, [])
+        blocks.put(mutation, zyx, block, table.NO_ROWS, [])
     mutation.put(keys.GRID, np.array(shape, "<i4").tobytes())
-    for zyx, chosen in blocks.grouped(rows["position"], shape):
+    for zyx, chosen in table.grouped(rows["position"], shape):
         blocks.put(mutation, zyx, blocks.EMPTY, rows[chosen], [pieces[index] for index in chosen.tolist()])
