@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 import app
 from app.core.errors import DvidError
-from app.settings import HANDED_SETTINGS, Settings
+from app.settings import HANDED_SETTINGS, SECRETS, Settings
 
 #: Commands whose modules are loaded when they are asked for, as their libraries take long to load.
 COMMANDS = {
@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": "app.commands.demo",
     "ingest": "app.commands.ingest",
     "reindex": "app.commands.verify",
+    "token": "app.commands.token",
     "verify": "app.commands.verify",
 }
 
@@ -89,7 +90,8 @@ def run(settings: Settings, log_level: str = "warning") -> None:
     from app import serving
     from app.protocol import Protocol
 
-    os.environ["DVID_ADMIN_TOKEN"] = settings.admin_token.get_secret_value()
+    for name in SECRETS:
+        os.environ[f"DVID_{name.upper()}"] = getattr(settings, name).get_secret_value()
     config = uvicorn.Config(
         "app.main:create_app",
         factory=True,
@@ -109,7 +111,7 @@ def run(settings: Settings, log_level: str = "warning") -> None:
     sys.stdout.flush()
     with tempfile.TemporaryDirectory(prefix="dvid-cloud-", ignore_cleanup_errors=True) as folder:
         handed = settings.model_copy(update={"shared": settings.shared or folder})
-        os.environ[HANDED_SETTINGS] = handed.model_dump_json(exclude={"admin_token"})
+        os.environ[HANDED_SETTINGS] = handed.model_dump_json(exclude=set(SECRETS))
         serving.serve(config)
 
 

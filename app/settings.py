@@ -16,6 +16,10 @@ from pydantic_settings import (
 
 #: Where the command line hands its settings to the worker processes.
 HANDED_SETTINGS = "DVID_CLOUD_SETTINGS"
+#: Settings that are handed over in variables of their own.
+SECRETS = ("admin_token", "jwt_secret_key")
+#: RFC 7518 wants no shorter key for HS256.
+LEAST_KEY_BYTES = 32
 
 
 class Settings(BaseSettings):
@@ -58,6 +62,11 @@ class Settings(BaseSettings):
     allow_body_split: bool = Field(default=True, description="whether bodies may be split by voxels (POST split)")
     full_write: bool = Field(default=False, description="accept writes to locked versions from everybody")
 
+    auth: Literal["none", "token", "authfile"] = Field(
+        default="none", description="who may read and write repos: everybody, whoever has a token, or as a file says"
+    )
+    auth_file: str = Field(default="", description="a JSON file: user, or *, to read, write or readwrite")
+    jwt_secret_key: SecretStr = Field(default=SecretStr(""), description="the key by which tokens are signed")
     block_list_file: str = Field(default="", description="a file of users and addresses that are not served")
     allow_timing: bool = Field(default=False, description="let web pages of other origins see how long requests took")
     web_client: str = Field(default="", description="a folder of files to serve where the API has nothing")
@@ -76,6 +85,14 @@ class Settings(BaseSettings):
     def _has_one_mode(self) -> Settings:
         if self.read_only and self.full_write:
             raise ValueError("read_only and full_write exclude each other")
+        return self
+
+    @model_validator(mode="after")
+    def _can_authorise(self) -> Settings:
+        if self.auth != "none" and len(self.jwt_secret_key.get_secret_value().encode()) < LEAST_KEY_BYTES:
+            raise ValueError(f"auth needs a jwt_secret_key of at least {LEAST_KEY_BYTES} bytes")
+        if (self.auth == "authfile") != bool(self.auth_file):
+            raise ValueError("auth authfile and an auth_file go together")
         return self
 
     @classmethod

@@ -102,18 +102,18 @@ class Stored:
     async def keys_of(self, store: Store, ranges: Sequence[Range], *, is_remembered: bool) -> list[list[bytes]]:
         """The keys of ranges, each ascending, read at once."""
         lists = self.lists
-        unknown = [range_ for range_ in dict.fromkeys(ranges) if range_ not in lists]
-        if not unknown:
-            return [lists[range_] for range_ in ranges]
-        # For TensorStore a range to the empty key has no end.
-        asked = [self.kvstore.list(ts.KvStore.KeyRange(*range_)) for range_ in unknown if range_[0] < range_[1]]
-        answers = iter(await store.guard(together(asked)))
-        found = {range_: sorted(map(bytes, next(answers))) if range_[0] < range_[1] else [] for range_ in unknown}
-        found.update({range_: lists[range_] for range_ in ranges if range_ in lists})
-        if is_remembered:
-            if len(lists) > LISTS:
-                lists.clear()
-            lists.update({range_: keys for range_, keys in found.items() if len(keys) <= LIST_KEYS})
+        found = {range_: lists[range_] for range_ in ranges if range_ in lists}  # others may forget them meanwhile
+        unknown = [range_ for range_ in dict.fromkeys(ranges) if range_ not in found]
+        if unknown:
+            # For TensorStore a range to the empty key has no end.
+            asked = [self.kvstore.list(ts.KvStore.KeyRange(*range_)) for range_ in unknown if range_[0] < range_[1]]
+            answers = iter(await store.guard(together(asked)))
+            come = {range_: sorted(map(bytes, next(answers))) if range_[0] < range_[1] else [] for range_ in unknown}
+            if is_remembered:
+                if len(lists) > LISTS:
+                    lists.clear()
+                lists.update({range_: keys for range_, keys in come.items() if len(keys) <= LIST_KEYS})
+            found.update(come)
         return [found[range_] for range_ in ranges]
 
 

@@ -4,6 +4,8 @@ DvidError
 ├── Invalid            the request makes no sense; nothing was changed
 │   ├── NotAllowed     right request, wrong state: a locked version, a read-only server
 │   ├── NeedsAdmin     only an administrator may do this
+│   ├── NeedsToken     nobody may do this without a valid token
+│   ├── NoRight        this user may not do this
 │   └── Unknown        a version, instance or endpoint that does not exist
 ├── Absent             the thing asked for (a key, a label) is not there
 ├── Conflict           somebody else changed it first; retried inside, seen outside only when retries ran out
@@ -27,6 +29,14 @@ class NotAllowed(Invalid):
 
 class NeedsAdmin(Invalid):
     """Only an administrator may do this."""
+
+
+class NeedsToken(Invalid):
+    """Nobody may do this without a valid token."""
+
+
+class NoRight(Invalid):
+    """This user may not do this."""
 
 
 class Unknown(Invalid):

@@ -1,24 +1,16 @@
 """Who is not served: users and addresses that a file lists, one a line, each with a note that they are told.
 
-    u=somebody,too many requests at once
-    ip=10.1.*.*
-
-The file is read again within a second of its change, by every process.
+u=somebody,too many requests at once
+ip=10.1.*.*
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from app.core.errors import Invalid
+from app.routes.watched import Watched
 
-logger = logging.getLogger(__name__)
-
-LOOK_SECONDS = 1.0
 _DEFAULT_NOTE = "you are on the block list of this server"
 
 
@@ -53,48 +45,25 @@ class BlockList:
     """A block list file, or none."""
 
     def __init__(self, path: str) -> None:
-        self._path = Path(path) if path else None
-        self._listed = _Listed()
-        self._stamp: tuple[int, int] | None = None
-        self._looked = float("-inf")
-        if self._path is not None:
-            self.reload()
+        self._file = Watched(path, "the block list", parse) if path else None
 
     def reload(self) -> str:
         """Read the file now; what was found in it."""
-        if self._path is None:
+        if self._file is None:
             return "there is no block list\n"
-        try:
-            status = os.stat(self._path)
-            listed = parse(self._path.read_text())
-        except OSError as error:
-            raise Invalid(f"the block list {self._path} cannot be read: {error.strerror}") from error
-        self._listed, self._stamp = listed, (status.st_mtime_ns, status.st_size)
+        listed = self._file.reload()
         return f"{len(listed.users)} users and {len(listed.addresses)} addresses are blocked\n"
 
     def reason(self, user: str, address: str) -> str | None:
         """What to tell a client that is not served; None if it is."""
-        if self._path is None:
+        if self._file is None:
             return None
-        self._look()
-        note = self._listed.users.get(user) if user else None
-        if note is None and self._listed.addresses:
+        listed = self._file.value
+        note = listed.users.get(user) if user else None
+        if note is None and listed.addresses:
             parts = address.split(".")
-            note = next((note for pattern, note in self._listed.addresses if _matches(pattern, parts)), None)
+            note = next((note for pattern, note in listed.addresses if _matches(pattern, parts)), None)
         return note
-
-    def _look(self) -> None:
-        now = time.monotonic()
-        if now - self._looked < LOOK_SECONDS:
-            return
-        self._looked = now
-        assert self._path is not None
-        try:
-            status = os.stat(self._path)
-            if (status.st_mtime_ns, status.st_size) != self._stamp:
-                self.reload()
-        except (OSError, Invalid) as error:  # what was read last stays in force
-            logger.warning("the block list was not read again: %s", error)
 
 
 def _matches(pattern: list[str], parts: list[str]) -> bool:

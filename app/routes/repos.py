@@ -12,6 +12,7 @@ from app.core.errors import Invalid, NotAllowed, Unknown
 from app.datatypes import DATATYPES
 from app.datatypes.config import Config
 from app.routes import answers
+from app.routes.authority import Right
 from app.routes.endpoint import endpoint
 from app.routes.request import Request
 from app.routes.service import Service
@@ -37,7 +38,9 @@ async def post_repos(request: Request) -> Response:
 
 @endpoint("GET", "/api/repos/info", answer="an object: root UUID to repo")
 async def get_repos_info(request: Request) -> Response:
-    """All repos with their versions and instances."""
+    """All repos with their versions and instances; none for those who may not read."""
+    if Right.READ not in request.rights:
+        return answers.json({})
     service = request.service
     forest = await service.datastore.repos.forest()
     parts = [

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from app.core.errors import Invalid, TooLarge
+from app.routes.authority import Right
 from app.versioning.datastore import Data
 from app.versioning.graph import Repo, Version
 from app.versioning.snapshot import Snapshot
@@ -32,6 +33,7 @@ class Request:
         "query",
         "raw_query",
         "repo",
+        "rights",
         "scope",
         "service",
         "snapshot",
@@ -46,6 +48,7 @@ class Request:
         self.raw_query = raw_query
         self.query: Mapping[str, Any] = {}
         self.is_admin = False
+        self.rights = Right.ALL
         self.repo: Repo | None = None
         self._version: Version | None = None
         self._data: Data | None = None

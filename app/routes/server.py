@@ -136,8 +136,8 @@ def _url(typename: str) -> str:
 
 @endpoint("GET", "/api/server/token", media="text/plain", answer="a token")
 async def get_token(request: Request) -> Response:
-    """Refused: this server hands out no tokens."""
-    raise Invalid("this server gives no tokens: it runs without authentication")
+    """Refused: tokens are made by operators, with `dvid-cloud token`."""
+    raise Invalid("this server gives no tokens; its operators do")
 
 
 @endpoint("GET", "/api/storage", admin=True, answer="an object: store to repos to instances to figures")
@@ -245,8 +245,9 @@ async def post_settings(request: Request) -> Response:
 
 @endpoint("POST", "/api/server/reload-auth", admin=True, media="text/plain", answer="text")
 async def post_reload_auth(request: Request) -> Response:
-    """Nothing is read: the only authorisation is the administrators' token, which is a setting."""
-    return answers.text("there is no authorisation file\n")
+    """Read the authorisation file again; other processes of this server notice a changed file within a second."""
+    authority = request.service.authority
+    return answers.text("there is no authorisation file\n" if authority is None else authority.reload())
 
 
 @endpoint("POST", "/api/server/reload-blocklist", admin=True, media="text/plain", answer="text")

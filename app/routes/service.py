@@ -7,16 +7,18 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.core.errors import DvidError, NeedsAdmin, NotAllowed
+from app.core.errors import DvidError, NeedsAdmin, NeedsToken, NotAllowed
 from app.core.work import Workers
-from app.routes import errors
+from app.routes import authority, errors
 from app.routes.answers import WHOLE
+from app.routes.authority import Authority, Right
 from app.routes.blocklist import BlockList, source_address
 from app.routes.endpoint import Endpoint
 from app.routes.rates import Rates
@@ -61,6 +63,7 @@ class Service:
         self.rates = Rates()
         self.shared = Shared(settings.shared)
         self.block_list = BlockList(settings.block_list_file)
+        self.authority = Authority(settings) if settings.auth != "none" else None
         self._static = Static(settings)
         #: The JSON of each repo, and the state that it shows.
         self.described: dict[str, tuple[tuple[object, ...], bytes]] = {}
@@ -138,6 +141,10 @@ class Service:
         request = Request(scope, receive, self, raw_query)
         if self.settings.block_list_file and (refusal := self._blocked(request)) is not None:
             return refusal
+        if raw_query.get("admintoken") and self._admin_token:
+            request.is_admin = hmac.compare_digest(raw_query["admintoken"].encode(), self._admin_token)
+        if self.authority is not None:
+            self._authorise(request, self.authority, parts)
         is_instance = False
         methods = self.general.find(parts)
         if methods is None and len(parts) > 4 and parts[0] == "api" and parts[1] == "node":
@@ -185,9 +192,8 @@ class Service:
 
     def _check(self, request: Request, described: Endpoint) -> None:
         """Refuse what the endpoint's description and the server's mode do not allow."""
-        token = request.raw_query.get("admintoken")
-        if token and self._admin_token:
-            request.is_admin = hmac.compare_digest(token.encode(), self._admin_token)
+        if request.rights is not Right.ALL and request.repo is not None:
+            authority.check(request.rights, Right.WRITE if described.writes else Right.READ)
         if described.admin and not request.is_admin:
             raise NeedsAdmin("only an administrator may do this: give the right admintoken")
         if described.writes and not request.is_admin:
@@ -200,6 +206,17 @@ class Service:
                 and not self.settings.full_write
             ):
                 raise NotAllowed(f"cannot {request.method} to locked version {request.version.uuid}")
+
+    def _authorise(self, request: Request, authority: Authority, parts: list[str]) -> None:
+        """Find what a request may do with repos; without a token it may only ask for a list of none."""
+        if request.is_admin or request.method == "OPTIONS":
+            return
+        request.rights = Right.NONE
+        if parts[:3] == ["api", "repos", "info"]:
+            with suppress(NeedsToken):
+                request.rights = authority.rights(request.header(b"authorization"))
+        elif parts[:2] in (["api", "repo"], ["api", "node"]):
+            request.rights = authority.rights(request.header(b"authorization"))
 
     def _blocked(self, request: Request) -> Response | None:
         """The refusal of a client that the block list names."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from app.backends.catalog import NEW, Catalog, Change
+from app.backends.catalog import Catalog, Change
 
 Fields = Mapping[str, Any]
 
@@ -31,11 +31,10 @@ class Operation:
 
 
 def changes(root: str, last: int, told: Sequence[Fields]) -> list[Change]:
-    """The documents of operations that come after the `last` one."""
+    """The documents of operations that come after the `last` one; the repo's document guards them."""
     time = datetime.now(UTC).isoformat()
     return [
-        Change(_path(root, number), {"time": time, "fields": fields}, NEW)
-        for number, fields in enumerate(told, last + 1)
+        Change(_path(root, number), {"time": time, "fields": fields}) for number, fields in enumerate(told, last + 1)
     ]
 
 

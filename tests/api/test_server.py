@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.core.errors import Busy, Invalid
-from app.routes import blocklist
+from app.routes import blocklist, watched
 from app.routes.blocklist import BlockList, source_address
 from app.routes.rates import Rates
 from app.routes.shared import Shared
@@ -77,7 +77,7 @@ def test_blocked_users_and_addresses(configured: str, place: Path) -> None:
     (place / "blocked").write_text("u=other\n")
     answer = httpx.post(f"{configured}/api/server/reload-blocklist", params=AS_ADMIN)
     assert (answer.status_code, answer.text) == (200, "1 users and 0 addresses are blocked\n")
-    time.sleep(blocklist.LOOK_SECONDS + 0.2)
+    time.sleep(watched.LOOK_SECONDS + 0.2)
     for _ in range(8):
         assert get(configured, info, params={"u": "spammer"}).status_code == 200
         assert get(configured, info, params={"u": "other"}).status_code == 429

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -227,3 +228,24 @@ async def test_every_generation_of_a_map_and_of_its_copy_is_there(
         if parent is not None:
             for generation, state in parent[1].items():
                 assert await contents(await parent[0].at(generation)) == state
+
+
+async def test_lists_are_forgotten_while_others_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.backends.view.LISTS", 3)
+    here, guard = opened(tmp_path), Store.guard
+
+    async def slow(self: Store, answer: Awaitable[Any]) -> Any:
+        await asyncio.sleep(0)
+        return await guard(self, answer)
+
+    monkeypatch.setattr(Store, "guard", slow)
+    await here.commit({b"k%03d" % number: b"" for number in range(300)}, unchanged={})
+    await here.commit({b"late": b""}, unchanged={})
+    view = await newest(here)
+
+    async def ask(first: int) -> None:
+        for start in range(first, 290, 7):
+            ranges = [(b"k%03d" % number, b"k%03d\0" % number) for number in (first, start, start + 1)]
+            assert await view.keys_of(ranges) == [[key] for key, _ in ranges]
+
+    await asyncio.gather(*[ask(first) for first in range(7)])
