@@ -27,7 +27,11 @@ async def test_sizes_are_those_between_the_mutations(
     async def at_once(_data: Data, _count: int) -> tuple[int, int]:
         return (next(numbers),) * 2
 
+    async def nothing(*_: object) -> None:
+        pass
+
     monkeypatch.setattr(counters, "give", at_once)  # so that edits enter the queue in their order, and share a commit
+    monkeypatch.setattr(edits, "_look_ahead", nothing)
     generation = (await data.head()).generation
     await asyncio.gather(
         edits.merge(data, 10, [11, 12, 13, 14], Editor()),
