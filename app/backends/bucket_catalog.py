@@ -7,7 +7,7 @@ import random
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 
 import orjson
@@ -135,6 +135,10 @@ class BucketCatalog:
             await asyncio.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))
         raise AssertionError("the last attempt raises")
 
+    def alone(self, path: str) -> AbstractAsyncContextManager[None]:
+        """In a folder, keep other processes and tasks from changing a counter meanwhile."""
+        return self._store.exclusively(f"{self._folder}counting/{path[len(COUNTERS) :]}")
+
     async def _counter(self, path: str) -> bytes | None:
         if self._counts is None:
             return await self._store.read(self._folder + path)
@@ -149,16 +153,15 @@ class BucketCatalog:
         if change.data is None:
             raise AssertionError("counters are never removed")
         value = orjson.dumps({"r": nonce, "d": change.data})
-        async with self._store.exclusively(f"{self._folder}counting/{path[len(COUNTERS) :]}"):
-            for _ in range(FAILURES):
-                present = await self._counter(path)
-                if present is not None and _revision(present) == nonce:
-                    return Receipt(nonce)  # the answer of an earlier attempt was lost
-                if change.revision is not None and _revision(present) != change.revision:
-                    break
-                with suppress(StoreUnavailable, Conflict):
-                    if await self._replace(path, value, present):
-                        return Receipt(nonce)
+        for _ in range(FAILURES):
+            present = await self._counter(path)
+            if present is not None and _revision(present) == nonce:
+                return Receipt(nonce)  # the answer of an earlier attempt was lost
+            if change.revision is not None and _revision(present) != change.revision:
+                break
+            with suppress(StoreUnavailable, Conflict):
+                if await self._replace(path, value, present):
+                    return Receipt(nonce)
         raise Conflict(f"catalog document {path} was changed by somebody else, or its store does not answer")
 
     async def _replace(self, path: str, value: bytes, present: bytes | None) -> bool:

@@ -7,6 +7,7 @@ store, no service needed) and `FirestoreCatalog`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -77,6 +78,9 @@ class Catalog(Protocol):
 
     async def counters_token(self) -> bytes | None:
         """Bytes that change with every change of a counter by anybody; None where that cannot be told cheaply."""
+
+    def alone(self, path: str) -> AbstractAsyncContextManager[None]:
+        """Keep others from changing a counter meanwhile, where that is cheap: it spares `Conflict`, and only that."""
 
     async def close(self) -> None:
         """Let go of connections."""

@@ -12,6 +12,7 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, TypeVar
 
 import orjson
@@ -55,6 +56,10 @@ class FirestoreCatalog:
     async def counters_token(self) -> bytes | None:
         """Nothing: it would cost a request."""
         return None
+
+    def alone(self, path: str) -> AbstractAsyncContextManager[None]:
+        """Nothing: Firestore's transactions wait for each other."""
+        return nullcontext()
 
     async def token(self) -> bytes | None:
         """Firestore has no counter of all commits; looking costs a query."""

@@ -51,11 +51,12 @@ class Counter:
 
     async def _lease(self, count: int) -> None:
         for attempt in range(ATTEMPTS):
-            document = await self._look()
-            start = int(document.data["next"]) if document is not None else self._first
-            revision = document.revision if document is not None else NEW
             try:
-                await self._catalog.commit([Change(self._path, {"next": start + count}, revision)])
+                async with self._catalog.alone(self._path):
+                    document = await self._look()
+                    start = int(document.data["next"]) if document is not None else self._first
+                    revision = document.revision if document is not None else NEW
+                    await self._catalog.commit([Change(self._path, {"next": start + count}, revision)])
             except Conflict:
                 await asyncio.sleep(random.uniform(0, 0.005 * 2 ** min(attempt, 6)))
                 continue

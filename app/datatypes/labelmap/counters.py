@@ -156,15 +156,14 @@ async def set_next(data: Data, label: int, ceiling: int | None) -> Counters:
 async def _change(data: Data, change: Callable[[Counters], Counters]) -> Counters:
     catalog, path = data.datastore.catalog, _path(data)
     for attempt in range(ATTEMPTS):
-        (document,) = await catalog.get([path])
-        present = Counters() if document is None else Counters(**document.data)
-        changed = change(present)
-        if changed == present:
-            return present
         try:
-            await catalog.commit([Change(path, vars(changed), NEW if document is None else document.revision)])
+            async with catalog.alone(path):
+                (document,) = await catalog.get([path])
+                present = Counters() if document is None else Counters(**document.data)
+                changed = change(present)
+                if changed != present:
+                    await catalog.commit([Change(path, vars(changed), NEW if document is None else document.revision)])
+                return changed
         except Conflict:
             await asyncio.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 6)))
-            continue
-        return changed
     raise Conflict("the label counters are too busy")

@@ -116,7 +116,7 @@ async def cleave(data: Data, body: int, supervoxels: Sequence[int], editor: Edit
         mutation.record(editor.record(data, "cleave", mutation_id, **arguments))
         return new
 
-    await _look_ahead(data, [body], named)
+    await _look_ahead(data, [body], [body, *named])
     await data.mutate(change, by_admin=editor.is_admin)
     return new, mutation_id
 
@@ -151,16 +151,19 @@ async def renumber(data: Data, old: int, new: int, editor: Editor) -> int:
 
 
 async def _look_ahead(data: Data, bodies: Sequence[int], supervoxels: Sequence[int] = ()) -> None:
-    """Let this process know what an edit will need, before it waits for its turn."""
+    """Let this process know what an edit of bodies that counts supervoxels will need, before it waits for its turn."""
     snapshot = await data.head()
     await index.make_known(snapshot)
     await look_ahead(snapshot, bodies, supervoxels)
+    await snapshot.get_many([keys.head(body) for body in bodies])
+    if not supervoxels:
+        await index.with_voxels(snapshot, np.array(sorted(bodies), np.uint64))
 
 
 async def own_supervoxels(reader: Reader, forest: Forest, bodies: Sequence[int]) -> set[int]:
     """The bodies of which the supervoxel of the same number, which is in no group, has voxels."""
     alone = np.array(sorted({body for body in bodies if await forest.group_of(body) is None}), np.uint64)
-    return set((await index.counts(reader, alone)).supervoxels.tolist())
+    return await index.with_voxels(reader, alone)
 
 
 async def exists(reader: Reader, forest: Forest, body: int, with_own: set[int]) -> bool:

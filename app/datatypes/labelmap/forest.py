@@ -67,20 +67,21 @@ class Known:
 
 
 async def look_ahead(snapshot: Snapshot, bodies: Sequence[int], supervoxels: Sequence[int]) -> None:
-    """Ask at once for what an edit of some bodies and supervoxels will look up one after another."""
+    """Ask at once for what an edit of bodies and the counting of supervoxels will look up one after another."""
     known = await Known.of(snapshot)
-    labels = [*bodies, *supervoxels][:TOGETHER]
+    labels = [*{*bodies, *supervoxels}][:TOGETHER]
     grouped = [keys.MAP.range_of(label) for label in labels if known.may_list(label)]
     grouped += [keys.ROOT.range_of(body) for body in bodies[:TOGETHER] if known.may_group(body)]
-    found = await snapshot.keys_of([*grouped, *[keys.supervoxel(label) for label in labels]])
+    found = await snapshot.keys_of([*grouped, *[keys.supervoxel(label) for label in supervoxels[:TOGETHER]]])
     names = {int.from_bytes(rows[0][-8:], "big") for rows in found[: len(grouped)] if rows} - {RETIRED}
     if names:
         found = await snapshot.keys_of([keys.group_range(name) for name in names])
         few = [int(row["name"]) for rows in found for row in keys.parse_groups(rows) if row["members"] <= FEW]
         ranges = [keys.children(name, kind) for name in few for kind in (keys.SUPERVOXEL, keys.GROUP)]
         found = await snapshot.keys_of(ranges)
-        below = [int.from_bytes(row[-8:], "big") for rows in found[::2] for row in rows]
-        await snapshot.keys_of([keys.supervoxel(label) for label in below[:TOGETHER]])
+        if supervoxels:
+            below = [int.from_bytes(row[-8:], "big") for rows in found[::2] for row in rows]
+            await snapshot.keys_of([keys.supervoxel(label) for label in below[:TOGETHER]])
 
 
 class Forest:

@@ -147,6 +147,19 @@ async def _listed(reader: Reader, supervoxels: U64) -> list[bytes]:
     return [key for key, is_wanted in zip(listed, wanted.tolist(), strict=True) if is_wanted]
 
 
+async def with_voxels(reader: Reader, supervoxels: U64) -> set[int]:
+    """Those of some supervoxels (ascending) that have voxels; what waits tells of most that were written lately."""
+    found = set[int]()
+    waiting = (await deltas.load(reader)).of(supervoxels)
+    if waiting:
+        rows = deltas.latest(waiting)
+        found.update(rows.supervoxels[rows.voxels > 0].tolist())
+    if len(found) < len(supervoxels):
+        others = supervoxels[[label not in found for label in supervoxels.tolist()]]
+        found.update((await counts(reader, others)).supervoxels.tolist())
+    return found
+
+
 async def has_voxels(reader: Reader, supervoxel: int) -> bool:
     """Whether a supervoxel has any voxels."""
     return len(await counts(reader, np.array([supervoxel], np.uint64))) > 0
