@@ -1,4 +1,7 @@
-"""Locks of files between the processes of one machine.
+"""Locks of files between the processes of one machine, which get them in turns.
+
+A lock is the first byte of a file, locked as POSIX locks open files, and the second is the way to it: who finds the
+first taken waits on the second, and who comes later, be it the one who has just had the lock, waits behind.
 
 Who has a lock has its file open for writing and closes it in the end, which the kernel tells whoever watches (Linux's
 inotify), however the process ended. So waiting costs the event loop a wake-up; a thread that waits for the lock itself
@@ -12,12 +15,13 @@ import asyncio
 import ctypes
 import fcntl
 import os
+import struct
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from weakref import WeakKeyDictionary
 
-#: So long somebody who watches may be overtaken by others.
+#: So long somebody watches, and then waits in a thread.
 PATIENCE_SECONDS = 0.005
 #: From <sys/inotify.h>: told once, that a file was closed which had been open for writing.
 _CLOSED, _ONCE = 0x8, 0x80000000
@@ -32,8 +36,8 @@ async def lock(name: str) -> int:
     file = _opened(name)
     try:
         if not (_is_locked(file) or await _is_locked_soon(file, name)):
-            # Whoever is cancelled here closes the file, and the kernel drops the lock with the waiting call.
-            await asyncio.get_running_loop().run_in_executor(_waiting, fcntl.flock, file, fcntl.LOCK_EX)
+            # Whoever is cancelled here closes the file, and the kernel drops the locks with the waiting call.
+            await asyncio.get_running_loop().run_in_executor(_waiting, _lock, file)
     except BaseException:
         os.close(file)
         raise
@@ -43,17 +47,42 @@ async def lock(name: str) -> int:
 def unlock(file: int) -> None:
     """Let go of a lock."""
     try:
-        fcntl.flock(file, fcntl.LOCK_UN)  # who hears of the closing is to find it free
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _request(fcntl.F_UNLCK, *_BOTH))  # who hears of the closing finds it free
     finally:
         os.close(file)
 
 
-def _is_locked(file: int) -> bool:
+def _request(kind: int, first: int, length: int) -> bytes:
+    """`struct flock` of Linux: type, whence, start, length, process."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, first, length, 0)
+
+
+_BOTH, _LOCK, _WAY = (0, 2), (0, 1), (1, 1)
+_TAKE_BOTH, _TAKE_LOCK, _TAKE_WAY = (_request(fcntl.F_WRLCK, *part) for part in (_BOTH, _LOCK, _WAY))
+_LEAVE_WAY = _request(fcntl.F_UNLCK, *_WAY)
+
+
+def _is_taken(file: int, request: bytes) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, request)
+    except (BlockingIOError, PermissionError):
         return False
     return True
+
+
+def _is_locked(file: int) -> bool:
+    """Whether nobody has the lock or is on the way to it, so that it could be had."""
+    if not _is_taken(file, _TAKE_BOTH):
+        return False
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, _LEAVE_WAY)
+    return True
+
+
+def _lock(file: int) -> None:
+    """Wait for the lock."""
+    for request in (_TAKE_WAY, _TAKE_LOCK):
+        fcntl.fcntl(file, fcntl.F_OFD_SETLKW, request)
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, _LEAVE_WAY)
 
 
 async def _is_locked_soon(file: int, name: str) -> bool:
@@ -63,19 +92,20 @@ async def _is_locked_soon(file: int, name: str) -> bool:
     if watch is None:
         watch = _watches[loop] = _Watch(loop)
     until = time.monotonic() + PATIENCE_SECONDS
+    is_next = False
     while (left := until - time.monotonic()) > 0:
         closed = watch.closed(name)
         if closed is None:
             return False
-        if _is_locked(file):  # let go between the last look and the watch
+        is_next = is_next or _is_taken(file, _TAKE_WAY)
+        if is_next and _is_taken(file, _TAKE_LOCK):
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, _LEAVE_WAY)
             return True
         timer = loop.call_later(left, _end, closed)
         try:
             await closed
         finally:
             timer.cancel()
-        if _is_locked(file):
-            return True
     return False
 
 

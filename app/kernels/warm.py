@@ -9,6 +9,7 @@ from app.kernels import (
     closest,
     contacts,
     downres,
+    entries,
     fnv,
     forests,
     index_messages,
@@ -37,6 +38,9 @@ def compile_all() -> None:
     encoded = segmentation.from_block(block)
     segmentation.decode(encoded, (16, 16, 16))
     downres.halve(volume)
+    row = np.ones(1, np.uint64), np.ones((1, 3), np.int64), np.ones(1, np.uint32)
+    entries.merged(row, row)
+    entries.are_ordered(row[0], row[1])
     downres.halve(strided)
     wanted = np.array([1, 2], np.uint64)
     places = np.zeros((1, 3), np.int64)

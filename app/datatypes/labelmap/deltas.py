@@ -18,6 +18,7 @@ import numpy.typing as npt
 from app.core.errors import StoreUnavailable
 from app.datatypes.labelmap import keys
 from app.datatypes.labelmap.keys import U64, Counts
+from app.kernels import entries
 from app.versioning.datastore import Data
 from app.versioning.log import Record
 from app.versioning.snapshot import Reader, Snapshot
@@ -27,6 +28,8 @@ from app.versioning.tree import Mutation
 FOLD_ROWS = 1 << 17
 #: Parts of the sorted rows are joined when the newer one is at least a quarter of the older one.
 JOIN_RATIO = 4
+#: More parts than this are sorted together instead of being merged one after another.
+FEW_PARTS = 8
 #: Lists of `sv/` under way at once.
 TOGETHER = 256
 
@@ -76,9 +79,20 @@ class Deltas:
 
 def latest(parts: list[Counts]) -> Counts:
     """Of several rows for the same supervoxel and block the last one; sorted by supervoxel, z, y, x."""
-    rows = Counts.joined(parts) if parts else Counts.of_keys([])
-    if not len(rows):
-        return rows
+    if len(parts) > FEW_PARTS:
+        return _sorted(Counts.joined(parts))
+    found = Counts.of_keys([])
+    for part in parts:
+        rows = part if entries.are_ordered(part.supervoxels, part.blocks) else _sorted(part)
+        if not len(found) or not len(rows):
+            found = rows if len(rows) else found
+            continue
+        older, newer = ((each.supervoxels, each.blocks, each.voxels) for each in (found, rows))
+        found = Counts(*entries.merged(older, newer))
+    return found
+
+
+def _sorted(rows: Counts) -> Counts:
     z, y, x = rows.blocks.T
     order = np.lexsort((x, y, z, rows.supervoxels))
     rows = rows[order]

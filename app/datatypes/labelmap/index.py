@@ -125,8 +125,7 @@ async def counts(reader: Reader, supervoxels: U64) -> Counts:
     entries = Counts.of_keys(listed)
     if not waiting:
         return entries
-    parts = [part for part in (entries, *waiting) if len(part)]
-    entries = deltas.latest(parts) if len(parts) > 1 else parts[0]  # each part is in order
+    entries = deltas.latest([entries, *waiting])
     return entries[entries.voxels > 0]
 
 
