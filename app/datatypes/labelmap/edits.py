@@ -66,7 +66,7 @@ async def merge(data: Data, target: int, others: Sequence[int], editor: Editor) 
         for body in others:
             forest.operations += await _moving(forest, body, target, body in with_own)
             await forest.join(target, body, with_other=body in with_own)
-        await _forget_heads(mutation, others)
+        _forget_heads(mutation, others)
         await forest.flush()
         editor.sign(mutation, mutation_id, target)
         mutation.record(editor.record(data, "merge", mutation_id, Target=target, Labels=others))
@@ -139,7 +139,7 @@ async def renumber(data: Data, old: int, new: int, editor: Editor) -> int:
         forest.operations += await _moving(forest, old, new, old in with_own)
         await forest.rename(old, new, with_old=old in with_own)
         await forest.flush()
-        await _forget_heads(mutation, [old])
+        _forget_heads(mutation, [old])
         await counters.raise_max_label(mutation, new)
         editor.sign(mutation, mutation_id, new)
         mutation.record(editor.record(data, "renumber", mutation_id, NewLabel=new, OrigLabel=old))
@@ -155,7 +155,6 @@ async def _look_ahead(data: Data, bodies: Sequence[int], supervoxels: Sequence[i
     snapshot = await data.head()
     await index.make_known(snapshot)
     await look_ahead(snapshot, bodies, supervoxels)
-    await snapshot.get_many([keys.head(body) for body in bodies])
     if not supervoxels:
         await index.with_voxels(snapshot, np.array(sorted(bodies), np.uint64))
 
@@ -251,8 +250,6 @@ async def _remaining(mutation: Mutation, forest: Forest, body: int, moved: set[i
     return remain
 
 
-async def _forget_heads(mutation: Mutation, bodies: Sequence[int]) -> None:
-    names = [keys.head(body) for body in bodies]
-    for name, value in zip(names, await mutation.get_many(names), strict=True):
-        if value is not None:
-            mutation.delete(name)
+def _forget_heads(mutation: Mutation, bodies: Sequence[int]) -> None:
+    for body in bodies:
+        mutation.delete(keys.head(body))  # most have none: looking would cost more than this
