@@ -6,9 +6,10 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
@@ -63,6 +64,8 @@ class BucketCatalog:
         self._map = OrderedMap(store, folder, folder, NODE_BYTES)
         counts = f"{folder}{COUNTERS}"
         self._counts = OrderedMap(store, counts, counts, NODE_BYTES) if store.scheme == "file" else None
+        #: The task that has the counters for itself.
+        self._alone: asyncio.Task[Any] | None = None
         self._seen: _Seen | None = None
         #: The hour in which this process last removed the marks of earlier ones.
         self._swept = 0
@@ -135,9 +138,18 @@ class BucketCatalog:
             await asyncio.sleep(random.uniform(0, 0.01 * 2 ** min(attempt, 6)))
         raise AssertionError("the last attempt raises")
 
-    def alone(self, path: str) -> AbstractAsyncContextManager[None]:
-        """In a folder, keep other processes and tasks from changing a counter meanwhile."""
-        return self._store.exclusively(f"{self._folder}counting/{path[len(COUNTERS) :]}")
+    @asynccontextmanager
+    async def alone(self, path: str) -> AsyncIterator[None]:
+        """In a folder, keep other processes and tasks from changing counters meanwhile."""
+        if self._counts is None:
+            yield
+            return
+        async with self._counts.turn():
+            self._alone = asyncio.current_task()
+            try:
+                yield
+            finally:
+                self._alone = None
 
     async def _counter(self, path: str) -> bytes | None:
         if self._counts is None:
@@ -167,7 +179,8 @@ class BucketCatalog:
     async def _replace(self, path: str, value: bytes, present: bytes | None) -> bool:
         if self._counts is None:
             return await self._store.replace(self._folder + path, value, present)
-        await self._counts.commit({path.encode(): value}, unchanged={path.encode(): present})
+        key, in_turn = path.encode(), self._alone is not None and self._alone is asyncio.current_task()
+        await self._counts.commit({key: value}, unchanged={key: present}, in_turn=in_turn)
         return True
 
     async def close(self) -> None:

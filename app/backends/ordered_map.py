@@ -24,7 +24,7 @@ LOCK = MANIFEST + ".lock"
 #: A commit with more bytes is stored at once.
 ENTRY_BYTES = 64 << 10
 #: So much may wait in the journal.
-WAITING_BYTES, WAITING_KEYS = 1 << 20, 8192
+WAITING_BYTES, WAITING_KEYS = 2 << 20, 16384
 #: A journal file that is longer gets a successor when what it holds has been stored.
 FILE_BYTES = 4 << 20
 

@@ -89,10 +89,7 @@ async def cleave(data: Data, body: int, supervoxels: Sequence[int], editor: Edit
     async def change(mutation: Mutation) -> int:
         forest = Forest(mutation, mutation_id)
         moved, ghosts = await _sorted_out(mutation, forest, body, named)
-        size = (await index.counts(mutation, np.array(sorted(moved), np.uint64))).size
-        if not size:
-            raise Invalid(f"none of the supervoxels has any voxels in body {body}")
-        remain = await _remaining(mutation, forest, body, set(moved))
+        size, remain = await _sizes(mutation, forest, body, set(moved))
         for label in moved:
             if await forest.fixed_of(label) is not None:
                 await forest.fix(label, None)
@@ -229,25 +226,28 @@ async def _sorted_out(
     return moved, ghosts
 
 
-async def _remaining(mutation: Mutation, forest: Forest, body: int, moved: set[int]) -> int | None:
-    """The voxels that a body keeps, refused if it keeps none.
+async def _sizes(mutation: Mutation, forest: Forest, body: int, moved: set[int]) -> tuple[int, int | None]:
+    """The voxels that a body loses, and those that it keeps; refused if either is none.
 
-    None if it has many supervoxels and is what it was in the generation below: no mutation of the batch changed it.
+    None if it keeps many supervoxels and is what it was in the generation below: no mutation of the batch changed it.
     """
     is_as_below = not (mutation.is_staged(keys.head(body)) or mutation.is_staged(keys.DELTAS))
     number = await forest.number_of_members(body) - len(moved)
-    if number > LISTED and is_as_below:
-        return None
-    if number > LISTED:
-        everything = await index.size(mutation, body, False)
-        return everything - (await index.counts(mutation, np.array(sorted(moved), np.uint64))).size
-    kept = [label for label in await forest.members(body) if label not in moved]
-    remain = None
-    if number <= COUNTED or not is_as_below:
-        remain = (await index.counts(mutation, np.array(kept, np.uint64))).size
-    if not (await _any_voxels(mutation, kept) if remain is None else remain):
+    kept = [label for label in await forest.members(body) if label not in moved] if number <= LISTED else []
+    is_counted = number <= COUNTED or (number <= LISTED and not is_as_below)
+    rows = await index.counts(mutation, np.array(sorted([*moved, *(kept if is_counted else ())]), np.uint64))
+    is_moved = np.isin(rows.supervoxels, np.array([*moved], np.uint64))
+    size = int(rows.voxels[is_moved].sum(dtype=np.uint64))
+    if not size:
+        raise Invalid(f"none of the supervoxels has any voxels in body {body}")
+    remain: int | None = None
+    if is_counted:
+        remain = rows.size - size
+    elif not is_as_below:
+        remain = await index.size(mutation, body, False) - size
+    if number <= LISTED and not (await _any_voxels(mutation, kept) if remain is None else remain):
         raise Invalid(f"these are all supervoxels of body {body}: it would be empty")
-    return remain
+    return size, remain
 
 
 def _forget_heads(mutation: Mutation, bodies: Sequence[int]) -> None:
