@@ -98,13 +98,26 @@ class Journal:
             known = self._end if inode == self._inode else 0
             file.seek(known)
             data = file.read()
-        stretches, end = _parse(data, self.stretch if known else None, is_newest_enough=not known)
-        if not stretches or not (known or os.path.exists(self._manifest)):  # it has been cut short as it began
-            self._inode, self._end, self.stretch = 0, 0, None
-            return
-        if not known:
+        if known:
+            stretches, end = _parse(data, self.stretch, 0)
+        else:
+            before = self._rest()
+            stretches, end = _parse(data, before, is_newest_enough=before is None)
+            if end <= len(MAGIC) or not os.path.exists(self._manifest):  # it has been cut short as it began
+                self._inode, self._end, self.stretch = 0, 0, None
+                return
             self._start = _HEAD.unpack_from(data, len(MAGIC) + _FRAME.size)[0]
         self._inode, self._end, self.stretch = inode, known + end, stretches[-1]
+
+    def _rest(self) -> Stretch | None:
+        """The newest stretch of the file that was the newest when this process last looked, read to its end."""
+        if self.stretch is None:
+            return None
+        with suppress(FileNotFoundError), open(f"{self._path}.{self._start:016x}", "rb") as file:
+            if os.fstat(file.fileno()).st_ino == self._inode:
+                file.seek(self._end)
+                return _parse(file.read(), self.stretch, 0)[0][-1]
+        return None
 
     async def mark(self, generation: int, stored: int, *, anew: bool = False, origin: str = "") -> Stretch:
         """Note that OCDBT has stored a generation; `anew`: in a new file."""
@@ -241,18 +254,17 @@ def _sync_folder(folder: str) -> None:
         os.close(handle)
 
 
-def _parse(data: bytes, stretch: Stretch | None, *, is_newest_enough: bool = False) -> tuple[list[Stretch], int]:
-    """The stretches of a file, or of what follows in it after a known one, and where the last whole entry ends.
+def _parse(
+    data: bytes, stretch: Stretch | None, place: int = len(MAGIC), *, is_newest_enough: bool = False
+) -> tuple[list[Stretch], int]:
+    """The stretches of a file, or from a place on what follows after a known one, and where the last whole entry ends.
 
     If `is_newest_enough`, those before the newest are left out.
     """
+    if place and data[:place] != MAGIC:
+        return [], 0
     found = [] if stretch is None else [stretch]
     commits = list[tuple[int, bytes]]()
-    place = 0
-    if stretch is None:
-        if data[: len(MAGIC)] != MAGIC:
-            return [], 0
-        place = len(MAGIC)
     while place + _FRAME.size <= len(data):
         length, check = _FRAME.unpack_from(data, place)
         payload = data[place + _FRAME.size : place + _FRAME.size + length]

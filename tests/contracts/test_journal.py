@@ -146,6 +146,21 @@ async def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert await contents(await newest(opened(tmp_path))) == {b"state/created": b"", b"a": b"1", b"b": b"3"}
 
 
+async def test_what_was_written_is_known_across_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ordered_map, "WAITING_KEYS", 3)
+    monkeypatch.setattr(ordered_map, "FILE_BYTES", 200)
+    writer, reader = opened(tmp_path), opened(tmp_path)
+    await writer.create_empty()
+    await writer.commit({b"n": b"0"}, unchanged={})
+    generation = (await newest(reader)).generation
+    for number in range(40):
+        await writer.commit({b"k%d" % number: b""}, unchanged={})
+        view = await newest(reader)
+        assert view.since(generation) == [b"k%d" % number]
+        generation = view.generation
+    assert len([*(tmp_path / FOLDER).glob("journal.*")]) > 3
+
+
 async def test_commits_at_once_without_the_common_lock(tmp_path: Path) -> None:
     pods = [opened(tmp_path) for _ in range(4)]
     await pods[0].create_empty()
