@@ -87,7 +87,7 @@ class Journal:
                 return self.stretch
             self._read()
         except FileNotFoundError:
-            self._inode, self._end, self.stretch = 0, 0, None
+            self.forget()
         except OSError as error:
             raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
         return self.stretch
@@ -104,10 +104,14 @@ class Journal:
             before = self._rest()
             stretches, end = _parse(data, before, is_newest_enough=before is None)
             if end <= len(MAGIC) or not os.path.exists(self._manifest):  # it has been cut short as it began
-                self._inode, self._end, self.stretch = 0, 0, None
+                self.forget()
                 return
             self._start = _HEAD.unpack_from(data, len(MAGIC) + _FRAME.size)[0]
         self._inode, self._end, self.stretch = inode, known + end, stretches[-1]
+
+    def forget(self) -> None:
+        """Know nothing of the journal, until it is looked at again."""
+        self._inode, self._end, self.stretch = 0, 0, None
 
     def _rest(self) -> Stretch | None:
         """The newest stretch of the file that was the newest when this process last looked, read to its end."""

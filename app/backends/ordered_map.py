@@ -181,7 +181,11 @@ class OrderedMap:
                 if other._journal.stretch is not None:  # the numbers of generations go on
                     start, stored = other._journal.stretch.start, other._journal.stretch.stored
                     await self._journal.mark(start, stored, origin=other._folder)
-                await self._ocdbt.branch_from(other._ocdbt)
+                try:
+                    await self._ocdbt.branch_from(other._ocdbt)
+                except BaseException:
+                    self._journal.forget()  # without a manifest there is no map
+                    raise
 
     async def create_empty(self, *, in_turn: bool = False) -> None:
         """Start this map without keys of anybody's; `Conflict` if it is there already."""

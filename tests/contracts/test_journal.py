@@ -264,3 +264,23 @@ async def test_lists_are_forgotten_while_others_read(tmp_path: Path, monkeypatch
             assert await view.keys_of(ranges) == [[key] for key, _ in ranges]
 
     await asyncio.gather(*[ask(first) for first in range(7)])
+
+
+async def test_a_copy_that_failed_is_none_and_can_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, child = opened(tmp_path), opened(tmp_path, name="child")
+    await here.create_empty()
+    await here.commit({b"a": b"1"}, unchanged={})
+
+    async def fails(*_: object) -> None:
+        raise StoreUnavailable("gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("app.backends.ocdbt.OcdbtMap.branch_from", fails)
+        with pytest.raises(StoreUnavailable):
+            await child.branch_from(here)
+    assert await child.fingerprint() is None
+    await child.branch_from(here)
+    assert await (await newest(child)).get(b"a") == b"1"
+    assert (await newest(child)).generation == (await newest(here)).generation
