@@ -6,14 +6,15 @@ file that has been renamed meanwhile is worth nothing.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
-import struct
 from contextlib import suppress
 
+from app.backends import locks
+
 _LOCK = ".__lock"
-#: `struct flock` of Linux: type, whence, start, length, process.
-_WHOLE_FILE = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+_WHOLE_FILE = locks.request(fcntl.F_WRLCK, 0, 0)
 
 
 def replace(path: str, value: bytes, present: bytes | None) -> bool:
@@ -27,7 +28,7 @@ def replace(path: str, value: bytes, present: bytes | None) -> bool:
         os.ftruncate(made, 0)
         written = os.pwrite(made, value, 0)
         if written < len(value):
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.rename(path + _LOCK, path)
         return True
     finally:
@@ -44,7 +45,7 @@ def _read(path: str) -> bytes | None:
 
 def _locked(name: str) -> int:
     while True:
-        file = _opened(name)
+        file = locks.opened(name)
         try:
             fcntl.fcntl(file, fcntl.F_OFD_SETLKW, _WHOLE_FILE)
             with suppress(FileNotFoundError):
@@ -54,12 +55,3 @@ def _locked(name: str) -> int:
             os.close(file)
             raise
         os.close(file)
-
-
-def _opened(name: str) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-    try:
-        return os.open(name, flags, 0o666)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(name), exist_ok=True)
-        return os.open(name, flags, 0o666)

@@ -17,6 +17,7 @@ entry, and the next one takes its place. Files with earlier generations are kept
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import struct
 import zlib
@@ -247,7 +248,7 @@ def _write(file: int, data: bytes, at: int) -> None:
         os.ftruncate(file, at)
     if os.pwrite(file, data, at) < len(data):
         os.ftruncate(file, at)
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _sync_folder(folder: str) -> None:

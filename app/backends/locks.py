@@ -33,7 +33,7 @@ _waiting = ThreadPoolExecutor(32, thread_name_prefix="lock")
 
 async def lock(name: str) -> int:
     """A file, made if need be, that is locked until it is given to `unlock`, or the process ends."""
-    file = _opened(name)
+    file = opened(name)
     try:
         if not (_is_locked(file) or await _is_locked_soon(file, name)):
             # Whoever is cancelled here closes the file, and the kernel drops the locks with the waiting call.
@@ -47,24 +47,24 @@ async def lock(name: str) -> int:
 def unlock(file: int) -> None:
     """Let go of a lock."""
     try:
-        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _request(fcntl.F_UNLCK, *_BOTH))  # who hears of the closing finds it free
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _LEAVE_BOTH)  # who hears of the closing finds it free
     finally:
         os.close(file)
 
 
-def _request(kind: int, first: int, length: int) -> bytes:
-    """`struct flock` of Linux: type, whence, start, length, process."""
+def request(kind: int, first: int, length: int) -> bytes:
+    """`struct flock` of Linux for a range of bytes (length 0: to the end): type, whence, start, length, process."""
     return struct.pack("hhqqi4x", kind, os.SEEK_SET, first, length, 0)
 
 
 _BOTH, _LOCK, _WAY = (0, 2), (0, 1), (1, 1)
-_TAKE_BOTH, _TAKE_LOCK, _TAKE_WAY = (_request(fcntl.F_WRLCK, *part) for part in (_BOTH, _LOCK, _WAY))
-_LEAVE_WAY = _request(fcntl.F_UNLCK, *_WAY)
+_TAKE_BOTH, _TAKE_LOCK, _TAKE_WAY = (request(fcntl.F_WRLCK, *part) for part in (_BOTH, _LOCK, _WAY))
+_LEAVE_BOTH, _LEAVE_WAY = (request(fcntl.F_UNLCK, *part) for part in (_BOTH, _WAY))
 
 
-def _is_taken(file: int, request: bytes) -> bool:
+def _is_taken(file: int, wanted: bytes) -> bool:
     try:
-        fcntl.fcntl(file, fcntl.F_OFD_SETLK, request)
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, wanted)
     except (BlockingIOError, PermissionError):
         return False
     return True
@@ -80,8 +80,8 @@ def _is_locked(file: int) -> bool:
 
 def _lock(file: int) -> None:
     """Wait for the lock."""
-    for request in (_TAKE_WAY, _TAKE_LOCK):
-        fcntl.fcntl(file, fcntl.F_OFD_SETLKW, request)
+    for wanted in (_TAKE_WAY, _TAKE_LOCK):
+        fcntl.fcntl(file, fcntl.F_OFD_SETLKW, wanted)
     fcntl.fcntl(file, fcntl.F_OFD_SETLK, _LEAVE_WAY)
 
 
@@ -109,7 +109,8 @@ async def _is_locked_soon(file: int, name: str) -> bool:
     return False
 
 
-def _opened(name: str) -> int:
+def opened(name: str) -> int:
+    """A file for reading and writing, made if need be with its folders."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     try:
         return os.open(name, flags, 0o666)

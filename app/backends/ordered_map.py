@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager, nullcontext, suppress
 import tensorstore as ts
 
 from app.backends.journal import Journal, Stretch, encode
-from app.backends.locks import unlock
 from app.backends.ocdbt import MANIFEST, Held, Node, OcdbtMap
 from app.backends.store import Store
 from app.backends.view import Stored, View
@@ -52,15 +51,14 @@ class OrderedMap:
         if self._journal is None:
             yield
             return
-        lock = await self.store.lock(self._folder + LOCK)
-        try:
-            self._is_agreed = False
-            self._journal.look()
-            self._journal.is_ours = True
-            yield
-        finally:
-            self._journal.is_ours = False
-            unlock(lock)
+        async with self.store.exclusively(self._folder + LOCK):
+            try:
+                self._is_agreed = False
+                self._journal.look()
+                self._journal.is_ours = True
+                yield
+            finally:
+                self._journal.is_ours = False
 
     async def fingerprint(self) -> bytes | None:
         """Bytes that change with every commit; None while the map does not exist."""

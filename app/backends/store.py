@@ -244,21 +244,17 @@ class Store:
     async def exclusively(self, path: str) -> AsyncIterator[None]:
         """Keep other processes of this machine, and other tasks of this one, from doing the same at once.
 
-        Only an economy where commits are optimistic, and nothing at all but on a local folder. There several workers
-        of one server would otherwise spend their time in losing races. The lock ends with the process, however it ends.
+        Who appends to a journal must have it. It ends with the process, however that ends. It is nothing at all but on a
+        local folder: elsewhere commits are optimistic.
         """
         if self.scheme != "file":
             yield
             return
-        lock = await self.lock(path)
+        try:
+            lock = await locks.lock(self.prefix + path)
+        except OSError as error:
+            raise StoreUnavailable(f"{self.url}: {error.strerror}") from error
         try:
             yield
         finally:
             locks.unlock(lock)
-
-    async def lock(self, path: str) -> int:
-        """A lock in a local folder; see `locks`."""
-        try:
-            return await locks.lock(self.prefix + path)
-        except OSError as error:
-            raise StoreUnavailable(f"{self.url}: {error.strerror}") from error
