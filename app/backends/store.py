@@ -244,8 +244,8 @@ class Store:
     async def exclusively(self, path: str) -> AsyncIterator[None]:
         """Keep other processes of this machine, and other tasks of this one, from doing the same at once.
 
-        Who appends to a journal must have it. It ends with the process, however that ends. It is nothing at all but on a
-        local folder: elsewhere commits are optimistic.
+        Who appends to a journal must have it. It ends with the process, however that ends. Only a local folder has it:
+        elsewhere commits are optimistic.
         """
         if self.scheme != "file":
             yield
