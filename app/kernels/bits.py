@@ -4,39 +4,16 @@ Rows are uint64 (64 · gz · gy, words): a row for each z and y (y faster), a wo
 first. What lies beyond the block's last voxel is 0.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numba import njit
 
-from app.kernels.label_block import SUB, Shape, _header, layout
-from app.kernels.words import (
-    I64,
-    U8,
-    U64,
-    Int,
-    frozen,
-    frozen_c,
-    get32,
-    get64,
-    unpack_sub,
-    width_of,
-)
+from app.kernels.arrays import I64, U8, U64, Int, frozen_c
+from app.kernels.label_block.layout import positions
+from app.kernels.packed import unpack_sub, width_of
+from app.kernels.words import get32, get64
 
 NONE, ALL, MIXED = 0, 1, 2
 """What :func:`fill` says of a block; `MIXED` promises nothing."""
-
-
-def joined(blocks: Sequence[U8], shape_zyx: Shape) -> tuple[U8, I64]:
-    """Join checked blocks for a kernel: (their bytes one after another, where each begins and the last ends)."""
-    want = tuple(int(side) // SUB for side in shape_zyx)
-    for i, block in enumerate(blocks):
-        if _header(block)[:3] != want:
-            raise ValueError(f"label block {i} does not have the shape {shape_zyx} (z, y, x)")
-    starts = np.zeros(len(blocks) + 1, np.int64)
-    np.cumsum([block.size for block in blocks], out=starts[1:])
-    cat = np.concatenate([*blocks, np.zeros(0, np.uint8)])
-    return frozen(cat, np.uint8, 1, "label blocks"), starts
 
 
 def sorted_labels(wanted: U64) -> U64:
@@ -97,7 +74,7 @@ def fill(data: U8, gz: Int, gy: Int, gx: Int, wanted: U64, rows: U64) -> Int:
     if flags.max() == 0:
         return 0
     rows[:] = 0
-    index, value = layout(data, gz * gy * gx, n_labels)
+    index, value = positions(data, gz * gy * gx, n_labels)
     values = np.zeros(512, np.uint16)
     local = np.zeros(512, np.uint8)
     s = 0

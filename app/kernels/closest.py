@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from app.kernels.words import I32, I64, U64, Int, frozen_c
+from app.kernels.arrays import I32, I64, U64, Int, frozen_c
 
 F64 = npt.NDArray[np.float64]
 Leaves = tuple[I32, U64, I64]

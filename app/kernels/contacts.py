@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from app.kernels.bits import fill, fill_all, joined, sorted_labels
-from app.kernels.label_block import Shape
+from app.kernels.arrays import I64, U8, U64, Int, Mask, Shape, frozen_c
+from app.kernels.bits import fill, fill_all, sorted_labels
+from app.kernels.label_block.header import sub_blocks
+from app.kernels.label_block.joining import joined
 from app.kernels.runs import lowest
-from app.kernels.words import I64, U8, U64, Int, Mask, frozen_c
 
 F64 = npt.NDArray[np.float64]
 
@@ -26,11 +27,8 @@ def contacts(
     z, y, x of the faces in voxels, 0.5 being the middle of the first voxel; ``samples`` int64 (3, 2, 3): for each axis
     z, y, x one voxel of the first and one of the second, z, y, x, on both sides of a face, if there is any.
     """
-    places = frozen_c(places_zyx, np.int64, 2, "block coordinates")
-    if places.shape != (len(blocks), 3):
-        raise ValueError(f"{len(blocks)} blocks need as many coordinates z, y, x, not {places.shape}")
-    cat, starts = joined(blocks, shape_zyx)
-    gz, gy, gx = (int(side) // 8 for side in shape_zyx)
+    cat, starts, places = joined(blocks, places_zyx, shape_zyx)
+    gz, gy, gx = sub_blocks(shape_zyx)
     home = frozen_c(is_home, np.bool_, 1, "home blocks")
     return _contacts(
         cat, starts, places, _neighbours(places), home, gz, gy, gx, sorted_labels(first), sorted_labels(second)

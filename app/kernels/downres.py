@@ -6,7 +6,7 @@ DVID's rule: the most frequent label that is not 0; between equally frequent one
 import numpy as np
 from numba import njit
 
-from app.kernels.words import U64, Int, frozen
+from app.kernels.arrays import U64, Int, frozen
 
 
 def halve(volume: U64) -> U64:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from app.kernels.words import I64, U32, U64, frozen_c
+from app.kernels.arrays import I64, U32, U64, frozen_c
 
 Columns = tuple[U64, I64, U32]
 

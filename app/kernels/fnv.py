@@ -6,7 +6,7 @@ http://www.isthe.com/chongo/tech/comp/fnv/: multiply by 2^88 + 0x13B modulo 2^12
 import numpy as np
 from numba import njit
 
-from app.kernels.words import U8
+from app.kernels.arrays import U8
 
 _LOW = np.uint64(0xFFFFFFFF)
 _PRIME = np.uint64(0x13B)

@@ -7,7 +7,7 @@ own: a body) and its body. Small tables of late changes, also sorted, take prece
 import numpy as np
 from numba import njit
 
-from app.kernels.words import I64, U64, Int, frozen_c
+from app.kernels.arrays import I64, U64, Int, frozen_c
 
 #: In `late_slots_of`: the supervoxel is in no group any more.
 NOWHERE = -1

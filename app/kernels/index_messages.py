@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from app.kernels.words import U8, U32, U64, Int, frozen_c
+from app.kernels.arrays import U8, U32, U64, Int, frozen_c
 
 _FIELD, _SIGN = 21, 1 << 20
 

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from app.kernels.bits import fill, fill_all, joined, sorted_labels
-from app.kernels.label_block import Shape
-from app.kernels.words import I32, I64, U8, U64, Int, frozen_c
+from app.kernels.arrays import I32, I64, U8, U64, Int, Shape
+from app.kernels.bits import fill, fill_all, sorted_labels
+from app.kernels.label_block.header import sub_blocks
+from app.kernels.label_block.joining import joined
 
 
 def leaves_of_blocks(
@@ -23,14 +24,11 @@ def leaves_of_blocks(
     ``blocks`` are checked and of one shape, ``places_zyx`` int64 (n, 3) their block coordinates; ``wanted`` is uint64,
     sorted. ValueError if a block leaves the range of int32.
     """
-    places = frozen_c(places_zyx, np.int64, 2, "block coordinates")
-    if places.shape != (len(blocks), 3):
-        raise ValueError(f"{len(blocks)} blocks need as many coordinates z, y, x, not {places.shape}")
+    cat, starts, places = joined(blocks, places_zyx, shape_zyx)
     ends = places * np.array(shape_zyx)
     if len(places) and (int(ends.min()) < -(1 << 31) or int((ends + np.array(shape_zyx)).max()) > 1 << 31):
         raise ValueError("the blocks leave the range of int32")
-    cat, starts = joined(blocks, shape_zyx)
-    gz, gy, gx = (int(side) // 8 for side in shape_zyx)
+    gz, gy, gx = sub_blocks(shape_zyx)
     return _leaves_of_blocks(cat, starts, places, gz, gy, gx, sorted_labels(wanted))
 
 

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from app.kernels.arrays import I64, U8, U64, Int, grown8
 from app.kernels.lz4_stream import FARTHEST, TAIL, finish
-from app.kernels.words import I64, U8, U64, Int, get16, get32, get64, get64_big_inside, grown8, put16, put64, width_of
+from app.kernels.packed import width_of
+from app.kernels.words import get16, get32, get64, get64_big_inside, put16, put64
 
 _MARGIN = 8
 """Voxels kept before and after the two rows, so that looking a little too far is harmless."""

@@ -15,10 +15,12 @@ import numpy as np
 from numba import njit
 
 from app.kernels import lz4_blocks
-from app.kernels.label_block import Shape, _xyz, decode_box, shape
+from app.kernels.arrays import I64, U8, U64, Int, Shape, frozen_c, grown8
+from app.kernels.label_block import decode_box
+from app.kernels.label_block.header import sub_blocks
+from app.kernels.label_block.joining import check_box, check_grid, gathered
 from app.kernels.lz4_stream import FARTHEST, TAIL, finish, sequence
-from app.kernels.segmentation import gathered
-from app.kernels.words import I64, U8, U64, Int, frozen_c, grown8, put64
+from app.kernels.words import put64
 
 _ENOUGH = 4
 """A match of this many voxels is taken without looking for a longer one."""
@@ -43,31 +45,24 @@ def compress_blocks(
     starts at ``box_start_zyx`` in voxels from the grid's corner. Only a few rows of voxels exist at a time.
     ValueError if the sizes do not agree.
     """
-    extent = tuple(g * b for g, b in zip(grid_zyx, block_shape_zyx, strict=True))
-    if any(s < 0 or n <= 0 or s + n > e for s, n, e in zip(box_start_zyx, box_shape_zyx, extent, strict=True)):
-        raise ValueError(
-            f"box of {_xyz(box_shape_zyx)} voxels at {_xyz(box_start_zyx)} (x, y, z) leaves the grid of blocks"
-        )
+    check_box(grid_zyx, block_shape_zyx, box_start_zyx, box_shape_zyx)
     rows, row = int(box_shape_zyx[1]), int(box_shape_zyx[2])
     if row < lz4_blocks.NARROWEST or (rows * row <= FARTHEST and len(blocks) <= 8):
         # planes this small are within reach of a match, which pays for the whole box being there
         return compress(_dense(blocks, grid_zyx, block_shape_zyx, box_start_zyx, box_shape_zyx))
     cat, starts = gathered(blocks, grid_zyx, block_shape_zyx, pad=16)
-    subs = _triple([int(side) // 8 for side in block_shape_zyx])
+    subs = sub_blocks(block_shape_zyx)
     return lz4_blocks.compress(cat, starts, _triple(grid_zyx), subs, _triple(box_start_zyx), _triple(box_shape_zyx))
 
 
 def _dense(
     blocks: Sequence[U8 | None], grid_zyx: Shape, block_shape_zyx: Shape, start_zyx: Shape, shape_zyx: Shape
 ) -> U64:
-    if len(blocks) != grid_zyx[0] * grid_zyx[1] * grid_zyx[2]:
-        raise ValueError(f"{len(blocks)} label blocks do not fill a grid of {_xyz(grid_zyx)}")
+    check_grid(blocks, grid_zyx, block_shape_zyx)
     out = np.zeros(_triple(shape_zyx), np.uint64)
     for i, block in enumerate(blocks):
         if block is None:
             continue
-        if shape(block) != tuple(block_shape_zyx):
-            raise ValueError(f"label block {i} of the grid does not have {_xyz(block_shape_zyx)} voxels")
         corner = [int(g) * b for g, b in zip(np.unravel_index(i, grid_zyx), block_shape_zyx, strict=True)]
         a = [max(c, s) for c, s in zip(corner, start_zyx, strict=True)]
         e = [min(c + b, s + n) for c, b, s, n in zip(corner, block_shape_zyx, start_zyx, shape_zyx, strict=True)]

@@ -7,7 +7,8 @@ https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md: a token, literals, 
 import numpy as np
 from numba import njit
 
-from app.kernels.words import I64, U8, U64, Int, get64, grown8, put16, put64
+from app.kernels.arrays import I64, U8, U64, Int, grown8
+from app.kernels.words import get64, put16, put64
 
 TAIL = 2
 """Voxels at the end that are never part of a match: 16 bytes, which satisfies LZ4's two rules for the end."""

@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from app.kernels.bits import fill, joined, sorted_labels
-from app.kernels.label_block import Shape
-from app.kernels.words import I64, U8, U64, Int, frozen_c, put32
+from app.kernels.arrays import I64, U8, U64, Int, Shape
+from app.kernels.bits import fill, sorted_labels
+from app.kernels.label_block.header import sub_blocks
+from app.kernels.label_block.joining import joined
+from app.kernels.words import put32
 
 _FRONT = 12
 
@@ -23,11 +25,8 @@ def binary_blocks(blocks: Sequence[U8], places_zyx: npt.NDArray[np.int64], shape
     ``blocks`` are checked and of one shape, ``places_zyx`` int64 (n, 3) their block coordinates; ``wanted`` is uint64,
     sorted. For each block that has wanted voxels: int32 x, y, z of its first voxel and the binary block.
     """
-    places = frozen_c(places_zyx, np.int64, 2, "block coordinates")
-    if places.shape != (len(blocks), 3):
-        raise ValueError(f"{len(blocks)} blocks need as many coordinates z, y, x, not {places.shape}")
-    cat, starts = joined(blocks, shape_zyx)
-    gz, gy, gx = (int(side) // 8 for side in shape_zyx)
+    cat, starts, places = joined(blocks, places_zyx, shape_zyx)
+    gz, gy, gx = sub_blocks(shape_zyx)
     return _binary_blocks(cat, starts, places, gz, gy, gx, sorted_labels(wanted))
 
 

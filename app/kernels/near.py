@@ -8,8 +8,7 @@ each of which holds the cells of the level below, and look only at pairs of cell
 import numpy as np
 import numpy.typing as npt
 
-from app.kernels.label_block import Shape
-from app.kernels.words import I64
+from app.kernels.arrays import I64, Shape
 
 F64 = npt.NDArray[np.float64]
 Size = tuple[float, float, float]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from app.kernels.words import I64
+from app.kernels.arrays import I64
 
 _LARGEST = 1 << 62
 

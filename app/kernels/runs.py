@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from app.kernels.bits import clip, fill, fill_all, joined, sorted_labels
-from app.kernels.label_block import Shape
-from app.kernels.words import I32, I64, U8, U64, Int, Mask, frozen_c
+from app.kernels.arrays import I32, I64, U8, U64, Int, Mask, Shape, frozen_c
+from app.kernels.bits import clip, fill, fill_all, sorted_labels
+from app.kernels.label_block.header import sub_blocks
+from app.kernels.label_block.joining import joined
 
 OPEN: tuple[tuple[int, int, int], tuple[int, int, int]] = ((-(1 << 40),) * 3, (1 << 40,) * 3)
 """Bounds that leave out nothing."""
@@ -59,9 +60,7 @@ def _call(
     bounds_zyx: tuple[tuple[int, int, int], tuple[int, int, int]],
     is_kept: bool,
 ) -> tuple[I32, Int]:
-    places = frozen_c(places_zyx, np.int64, 2, "block coordinates")
-    if places.shape != (len(blocks), 3):
-        raise ValueError(f"{len(blocks)} blocks need as many coordinates z, y, x, not {places.shape}")
+    cat, starts, places = joined(blocks, places_zyx, shape_zyx)
     if not len(blocks):
         return np.empty((0, 4), np.int32), 0
     sides = np.array(shape_zyx, np.int64)
@@ -70,8 +69,7 @@ def _call(
         raise ValueError("the blocks leave the range of int32")
     if len(blocks) * sides[2] >= 1 << 31:
         raise ValueError("so many blocks could make a run too long for int32")
-    cat, starts = joined(blocks, shape_zyx)
-    gz, gy, gx = (int(side) // 8 for side in shape_zyx)
+    gz, gy, gx = sub_blocks(shape_zyx)
     first, last = (np.array(bound, np.int64) for bound in bounds_zyx)
     return _runs_of_blocks(cat, starts, places, gz, gy, gx, sorted_labels(wanted), first, last, is_kept)
 

@@ -14,24 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from app.kernels.label_block import Shape, _encode, _header, _xyz, layout
-from app.kernels.words import (
-    I64,
-    U8,
-    U16,
-    U64,
-    Int,
-    frozen,
-    frozen_c,
-    get16,
-    get32,
-    get64,
-    get64_big,
-    put32,
-    put64,
-    unpack_sub,
-    width_of,
-)
+from app.kernels.arrays import I64, U8, U16, U64, Int, Shape, frozen, frozen_c, xyz
+from app.kernels.label_block.encoding import encode_any
+from app.kernels.label_block.header import header, sub_blocks
+from app.kernels.label_block.joining import check_box, gathered
+from app.kernels.label_block.layout import positions
+from app.kernels.packed import unpack_sub, width_of
+from app.kernels.words import get16, get32, get64, get64_big, put32, put64
 
 _LIMIT = 1 << 24
 
@@ -42,7 +31,7 @@ def from_block(data: U8) -> U8:
     A sub-block all of whose labels are equal (as merges leave them) is written as uniform.
     """
     data = frozen_c(data, np.uint8, 1, "label block")
-    gz, gy, gx, _ = _header(data)
+    gz, gy, gx, _ = header(data)
     return _convert(data, np.zeros(1, np.int64), (1, 1, 1), (gz, gy, gx), (0, 0, 0), (gz, gy, gx))
 
 
@@ -64,20 +53,19 @@ def from_blocks(
     start = start_zyx or (0, 0, 0)
     size = shape_zyx or tuple(e - s for e, s in zip(extent, start, strict=True))
     if any(v % 8 for v in (*start, *size)):
-        raise ValueError(f"box of {_xyz(size)} voxels at {_xyz(start)} (x, y, z) is not made of sub-blocks of 8")
-    if any(s < 0 or n <= 0 or s + n > e for s, n, e in zip(start, size, extent, strict=True)):
-        raise ValueError(f"box of {_xyz(size)} voxels at {_xyz(start)} (x, y, z) leaves the grid of blocks")
+        raise ValueError(f"box of {xyz(size)} voxels at {xyz(start)} (x, y, z) is not made of sub-blocks of 8")
+    check_box(grid_zyx, block_shape_zyx, start, size)
     z, y, x = (int(side) for side in grid_zyx)
-    return _convert(cat, starts, (z, y, x), _subs(block_shape_zyx), _subs(start), _subs(size))
+    return _convert(cat, starts, (z, y, x), sub_blocks(block_shape_zyx), sub_blocks(start), sub_blocks(size))
 
 
 def encode(volume: U64) -> U8:
     """Encode ``volume``, uint64 (z, y, x) of any strides whose sides are multiples of 8, to a uint8 array."""
     volume = frozen_c(volume, np.uint64, 3, "label volume")
     if any(side % 8 or side == 0 for side in volume.shape):
-        raise ValueError(f"sides of a compressed segmentation must be multiples of 8, not {_xyz(volume.shape)}")
-    subs = _subs(volume.shape)
-    return _convert(_encode(volume), np.zeros(1, np.int64), (1, 1, 1), subs, (0, 0, 0), subs)
+        raise ValueError(f"sides of a compressed segmentation must be multiples of 8, not {xyz(volume.shape)}")
+    subs = sub_blocks(volume.shape)
+    return _convert(encode_any(volume), np.zeros(1, np.int64), (1, 1, 1), subs, (0, 0, 0), subs)
 
 
 def decode(data: U8, shape_zyx: Shape) -> U64:
@@ -88,12 +76,12 @@ def decode(data: U8, shape_zyx: Shape) -> U64:
     data = frozen_c(data, np.uint8, 1, "compressed segmentation")
     z, y, x = (int(side) for side in shape_zyx)
     if min(z, y, x) < 1:
-        raise ValueError(f"compressed segmentation cannot have {_xyz(shape_zyx)} voxels")
+        raise ValueError(f"compressed segmentation cannot have {xyz(shape_zyx)} voxels")
     if data.size % 4 or data.size < 4 or int.from_bytes(data[:4].tobytes(), "little") != 1:
         raise ValueError("compressed segmentation must be whole words and begin with the word 1")
     subs = -(-z // 8) * -(-y // 8) * -(-x // 8)
     if data.size - 4 < 8 * subs:
-        raise ValueError(f"compressed segmentation of {data.size} bytes is too short for {_xyz(shape_zyx)} voxels")
+        raise ValueError(f"compressed segmentation of {data.size} bytes is too short for {xyz(shape_zyx)} voxels")
     out = np.empty((z, y, x), np.uint64)
     problem, where = _decode(data, out)
     if problem:
@@ -106,34 +94,6 @@ _PROBLEMS = {
     2: "values lie outside the data",
     3: "table lies outside the data",
 }
-
-
-def gathered(blocks: Sequence[U8 | None], grid_zyx: Shape, block_shape_zyx: Shape, pad: int = 0) -> tuple[U8, I64]:
-    """Join blocks for a kernel: (their bytes one after another and ``pad`` zeros, where each begins or -1 for None).
-
-    ValueError if their number or their shapes are wrong; their contents must have been checked.
-    """
-    if len(blocks) != grid_zyx[0] * grid_zyx[1] * grid_zyx[2] or min(grid_zyx) < 1:
-        raise ValueError(f"{len(blocks)} label blocks do not fill a grid of {_xyz(grid_zyx)}")
-    want = _subs(block_shape_zyx)
-    starts = np.full(len(blocks), -1, np.int64)
-    parts: list[U8] = []
-    size = 0
-    for i, block in enumerate(blocks):
-        if block is not None:
-            if _header(block)[:3] != want:
-                raise ValueError(f"label block {i} of the grid does not have {_xyz(block_shape_zyx)} voxels")
-            parts.append(block)
-            starts[i] = size
-            size += block.size
-    parts.append(np.zeros(pad, np.uint8))
-    cat = np.concatenate(parts)
-    return frozen(cat, np.uint8, 1, "label blocks"), starts
-
-
-def _subs(voxels: Sequence[int]) -> Shape:
-    z, y, x = voxels
-    return int(z) // 8, int(y) // 8, int(x) // 8
 
 
 def _convert(cat: U8, starts: I64, grid: Shape, block: Shape, start: Shape, size: Shape) -> U8:
@@ -224,7 +184,7 @@ def _from_blocks(
                         put32(out, 4 + 8 * (at + x), here)
             continue
         data = cat[starts[b] :]
-        at_index, at_value = layout(data, subs, n_labels)
+        at_index, at_value = positions(data, subs, n_labels)
         solid = np.full(n_labels, -1, np.int64)
         if seen.size == 1:
             room = 2

@@ -7,27 +7,14 @@ runs name count once.
 import numpy as np
 from numba import njit
 
-from app.kernels.label_block import Shape, _header, _pack, labels, layout
+from app.kernels.arrays import I32, I64, U8, U16, U32, U64, Int, Shape, frozen_c, grown8
+from app.kernels.label_block import labels
+from app.kernels.label_block.header import header
+from app.kernels.label_block.layout import positions
+from app.kernels.packed import pack_sub, unpack_row, unpack_sub, width_of
 from app.kernels.places import order as by_place
 from app.kernels.runs import checked_runs
-from app.kernels.words import (
-    I32,
-    I64,
-    U8,
-    U16,
-    U32,
-    U64,
-    Int,
-    frozen_c,
-    get32,
-    grown8,
-    put16,
-    put32,
-    put64,
-    unpack_row,
-    unpack_sub,
-    width_of,
-)
+from app.kernels.words import get32, put16, put32, put64
 
 MOST_PIECES = 1 << 26
 """As many runs as :func:`cut` makes; far more than any body needs."""
@@ -97,7 +84,7 @@ def _inside(data: U8, runs: I32) -> tuple[U8, I32, Int, Int, Int, Int]:
     """Return arrays as the kernels want them and the header; ValueError unless all runs lie in the block."""
     data = frozen_c(data, np.uint8, 1, "label block")
     runs = checked_runs(runs)
-    gz, gy, gx, n = _header(data)
+    gz, gy, gx, n = header(data)
     if runs.size:
         ends = runs[:, 0].astype(np.int64) + runs[:, 3]
         high = (int(ends.max()), int(runs[:, 1].max()) + 1, int(runs[:, 2].max()) + 1)
@@ -147,7 +134,7 @@ def _touched(data: U8, gz: Int, gy: Int, gx: Int, n_labels: Int, runs: I32, same
     n_order = 0
     is_mixed = n_labels > 1
     if is_mixed:
-        index, value = layout(data, gz * gy * gx, n_labels)
+        index, value = positions(data, gz * gy * gx, n_labels)
     else:
         index = value = np.zeros(1, np.int64)
     seen = np.zeros(64 * gz * gy * gx, np.uint8)  # a byte for eight voxels along x, lowest bit first
@@ -228,7 +215,7 @@ def _apply(
     mask = _mask(runs, gz, gy, gx)
     is_mixed = n_labels > 1
     if is_mixed:
-        index, value = layout(data, subs, n_labels)
+        index, value = positions(data, subs, n_labels)
     else:
         index = value = np.zeros(1, np.int64)
     # what is written: per sub-block its number of labels, their indices, packed values
@@ -284,7 +271,7 @@ def _apply(
             if n_new > 1:
                 w = width_of(n_new)
                 packed = grown8(packed, n_packed + 64 * w + 8)
-                _pack(fresh, w, packed, n_packed)
+                pack_sub(fresh, w, packed, n_packed)
                 n_packed += 64 * w
         n_of[s] = n_new
         if n_indices + n_new > indices.size:

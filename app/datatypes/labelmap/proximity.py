@@ -16,7 +16,7 @@ from app.datatypes.labelmap import sparse
 from app.datatypes.labelmap.blocks import U8
 from app.datatypes.labelmap.keys import U64, Counts
 from app.kernels import closest, contacts, leaves, near
-from app.kernels.label_block import Shape
+from app.kernels.arrays import Shape
 from app.kernels.places import unique
 from app.versioning.datastore import Data
 from app.versioning.snapshot import Snapshot

@@ -19,7 +19,7 @@ from app.datatypes.labelmap.keys import U64, Counts
 from app.formats import compression, sparse_volumes
 from app.formats.nanovdb import IndexGrid
 from app.kernels import leaves, masks, runs
-from app.kernels.label_block import Shape
+from app.kernels.arrays import Shape
 from app.kernels.places import unique
 from app.versioning.datastore import Data
 from app.versioning.snapshot import Snapshot
