@@ -23,6 +23,8 @@ VENDORS = {"tensorstore", "gcsfs", "s3fs", "google.cloud", "fsspec"}
 MAY_NAME_VENDORS = {"app/versioning/snapshot.py"}
 LONGEST_MODULE = 500
 LONGEST_FUNCTION = 60
+#: Numba counts references at each call with arrays, which here costs more than the work of one row.
+MAY_BE_LONGER = {"app/kernels/lz4_blocks.py:_matches"}
 EMPTY_NAMES = {"utils", "util", "helpers", "common", "misc"}
 
 
@@ -72,11 +74,11 @@ def test_modules_and_functions_stay_small(path: Path) -> None:
     text = path.read_text()
     lines = text.count("\n")
     assert path.stem not in EMPTY_NAMES
-    if layer_of(path) == "kernels":
-        return  # a kernel and its helpers belong together, and numba inlines within one module best
     assert lines <= LONGEST_MODULE, f"{lines} lines: it probably holds two ideas"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if f"{path.relative_to(ROOT)}:{node.name}" in MAY_BE_LONGER:
+                continue
             length = (node.end_lineno or 0) - node.lineno + 1
             assert length <= LONGEST_FUNCTION, f"{node.name} has {length} lines"
 

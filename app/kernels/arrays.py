@@ -46,10 +46,10 @@ def xyz(zyx: Any) -> str:
 
 
 @njit(nogil=True, cache=True)
-def grown8(data: U8, need: Int) -> U8:
-    """Return ``data``, or a copy at least twice as long when it holds fewer than ``need`` bytes."""
-    if need <= data.size:
+def grown(data: npt.NDArray[Any], need: Int) -> npt.NDArray[Any]:
+    """Return ``data``, or a copy at least twice as long when its first axis has fewer than ``need``; C order."""
+    if need <= data.shape[0]:
         return data
-    more = np.empty(max(need, 2 * data.size), np.uint8)
-    more[: data.size] = data
+    more = np.empty((max(need, 2 * data.shape[0]), *data.shape[1:]), data.dtype)
+    more.reshape(-1)[: data.size] = data.reshape(-1)
     return more

@@ -72,7 +72,7 @@ def fill(data: U8, gz: Int, gy: Int, gx: Int, wanted: U64, rows: U64) -> Int:
     if n_labels <= 1:
         return np.int64(flags[0])
     if flags.max() == 0:
-        return 0
+        return NONE
     rows[:] = 0
     index, value = positions(data, gz * gy * gx, n_labels)
     values = np.zeros(512, np.uint16)
@@ -118,7 +118,7 @@ def fill(data: U8, gz: Int, gy: Int, gx: Int, wanted: U64, rows: U64) -> Int:
                         for i in range(8):
                             bits |= np.uint64(local[values[8 * r + i]]) << np.uint64(i)
                     rows[first + 8 * gy * (r >> 3) + (r & 7), word] |= bits << shift
-    return 2
+    return MIXED
 
 
 @njit(nogil=True, cache=True)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from numba import njit
 
 from app.kernels.arrays import I64, U8, U64, Int, Mask, Shape, frozen_c
-from app.kernels.bits import fill, fill_all, sorted_labels
+from app.kernels.bits import ALL, fill, fill_all, sorted_labels
 from app.kernels.label_block.header import sub_blocks
 from app.kernels.label_block.joining import joined
 from app.kernels.runs import lowest
@@ -60,7 +60,7 @@ def _rows(cat: U8, starts: I64, gz: Int, gy: Int, gx: Int, wanted: U64) -> U64:
     n = starts.size - 1
     rows = np.zeros((n, 64 * gz * gy, (gx + 7) // 8), np.uint64)
     for b in range(n):
-        if fill(cat[starts[b] : starts[b + 1]], gz, gy, gx, wanted, rows[b]) == 1:
+        if fill(cat[starts[b] : starts[b + 1]], gz, gy, gx, wanted, rows[b]) == ALL:
             fill_all(gx, rows[b])
     return rows
 

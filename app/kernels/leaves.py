@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from app.kernels.arrays import I32, I64, U8, U64, Int, Shape
-from app.kernels.bits import fill, fill_all, sorted_labels
+from app.kernels.arrays import I32, I64, U8, U64, Int, Shape, grown
+from app.kernels.bits import ALL, NONE, fill, fill_all, sorted_labels
 from app.kernels.label_block.header import sub_blocks
 from app.kernels.label_block.joining import joined
 
@@ -36,20 +36,16 @@ def leaves_of_blocks(
 def _leaves_of_blocks(cat: U8, starts: I64, places: I64, gz: Int, gy: Int, gx: Int, wanted: U64) -> tuple[I32, U64]:
     rows = np.zeros((64 * gz * gy, (gx + 7) // 8), np.uint64)
     subs = gz * gy * gx
-    corners = np.empty((subs, 3), np.int32)
-    masks = np.empty((subs, 8), np.uint64)
+    corners = np.empty((4 * subs, 3), np.int32)
+    masks = np.empty((4 * subs, 8), np.uint64)
     n = 0
     for b in range(places.shape[0]):
         found = fill(cat[starts[b] : starts[b + 1]], gz, gy, gx, wanted, rows)
-        if found == 0:
+        if found == NONE:
             continue
-        if found == 1:
+        if found == ALL:
             fill_all(gx, rows)
-        if n + subs > corners.shape[0]:
-            room = 2 * corners.shape[0] + subs
-            longer, more = np.empty((room, 3), np.int32), np.empty((room, 8), np.uint64)
-            longer[:n], more[:n] = corners[:n], masks[:n]
-            corners, masks = longer, more
+        corners, masks = grown(corners, n + subs), grown(masks, n + subs)
         for sz in range(gz):
             for sy in range(gy):
                 first = 64 * gy * sz + 8 * sy

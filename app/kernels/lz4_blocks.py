@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from app.kernels.arrays import I64, U8, U64, Int, grown8
+from app.kernels.arrays import I64, U8, U64, Int, grown
 from app.kernels.lz4_stream import FARTHEST, TAIL, finish
 from app.kernels.packed import width_of
 from app.kernels.words import get16, get32, get64, get64_big_inside, put16, put64
@@ -256,7 +256,7 @@ def _write(found: I64, n_found: Int, lits: U8, out: U8, end: Int) -> tuple[U8, I
     for i in range(n_found):
         taken += found[i, 0]
         covered += found[i, 0] + found[i, 2]
-    out = grown8(out, end + taken + covered // 255 + 6 * n_found + 64)
+    out = grown(out, end + taken + covered // 255 + 6 * n_found + 64)
     taken = 0
     for i in range(n_found):
         n_own, distance, size = found[i, 0], found[i, 1], found[i, 2]
@@ -311,7 +311,7 @@ def compress(cat: U8, starts: I64, grid: _Grid, block: _Grid, start: _Grid, size
         n = _differences(cat, table, packed, places, z, start[1] & 7, changed, n_changed, is_far)
         if found.shape[0] < 9 * n + 2 * rows + 2:  # a segment gives at most one sequence for each voxel
             found = np.empty((9 * n + 2 * rows + 2, 3), np.int64)
-        lits = grown8(lits, state[0] + 64 * n + 16 * TAIL + 8)
+        lits = grown(lits, state[0] + 64 * n + 16 * TAIL + 8)
         corner = (z & 7, start[1] & 7, start[2] & 7)
         tail = TAIL if z == start[0] + size[0] - 1 else 0
         above = bool(z > start[0] and not is_far)

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from app.kernels import lz4_blocks
-from app.kernels.arrays import I64, U8, U64, Int, Shape, frozen_c, grown8
+from app.kernels.arrays import I64, U8, U64, Int, Shape, frozen_c, grown
 from app.kernels.label_block import decode_box
 from app.kernels.label_block.header import sub_blocks
 from app.kernels.label_block.joining import check_box, check_grid, gathered
@@ -114,7 +114,7 @@ def _feed(buf: U64, low: Int, i: Int, stop: Int, row: Int, plane: Int, out: U8, 
         # a match that was growing has ended here
         if size:
             if end + n_lits + (n_lits + size) // 255 + 64 > out.size:
-                out = grown8(out, end + n_lits + (n_lits + size) // 255 + 64)
+                out = grown(out, end + n_lits + (n_lits + size) // 255 + 64)
             end = sequence(out, end, lits, n_lits, distance, size)
             n_lits, size = 0, 0
         v = buf[i]
@@ -136,7 +136,7 @@ def _feed(buf: U64, low: Int, i: Int, stop: Int, row: Int, plane: Int, out: U8, 
             i = best_to
             continue
         if n_lits + 8 > lits.size:
-            lits = grown8(lits, n_lits + 8)
+            lits = grown(lits, n_lits + 8)
         put64(lits, n_lits, v)
         n_lits += 8
         i += 1

@@ -7,7 +7,7 @@ https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md: a token, literals, 
 import numpy as np
 from numba import njit
 
-from app.kernels.arrays import I64, U8, U64, Int, grown8
+from app.kernels.arrays import I64, U8, U64, Int, grown
 from app.kernels.words import get64, put16, put64
 
 TAIL = 2
@@ -60,11 +60,11 @@ def finish(tail: U64, out: U8, lits: U8, state: I64) -> U8:
     none).
     """
     end, n_lits, distance, size = state[0], state[1], state[2], state[3]
-    out = grown8(out, end + n_lits + n_lits // 255 + size // 255 + 64 + 8 * tail.size)
+    out = grown(out, end + n_lits + n_lits // 255 + size // 255 + 64 + 8 * tail.size)
     if size:
         end = sequence(out, end, lits, n_lits, distance, size)
         n_lits = 0
-    lits = grown8(lits, n_lits + 8 * tail.size)
+    lits = grown(lits, n_lits + 8 * tail.size)
     for i in range(tail.size):
         put64(lits, n_lits, tail[i])
         n_lits += 8

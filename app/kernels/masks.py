@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from app.kernels.arrays import I64, U8, U64, Int, Shape
-from app.kernels.bits import fill, sorted_labels
+from app.kernels.arrays import I64, U8, U64, Int, Shape, grown
+from app.kernels.bits import ALL, MIXED, NONE, fill, sorted_labels
 from app.kernels.label_block.header import sub_blocks
 from app.kernels.label_block.joining import joined
 from app.kernels.words import put32
@@ -35,33 +35,30 @@ def _binary_blocks(cat: U8, starts: I64, places: I64, gz: Int, gy: Int, gx: Int,
     subs = gz * gy * gx
     rows = np.zeros((64 * gz * gy, (gx + 7) // 8), np.uint64)
     longest = _FRONT + 1 + 65 * subs
-    out = np.empty(longest, np.uint8)
+    out = np.empty(4 * longest, np.uint8)
     end = 0
     for b in range(places.shape[0]):
         found = fill(cat[starts[b] : starts[b + 1]], gz, gy, gx, wanted, rows)
-        if found == 0:
+        if found == NONE:
             continue
-        if end + longest > out.size:
-            more = np.empty(2 * out.size + longest, np.uint8)
-            more[:end] = out[:end]
-            out = more
+        out = grown(out, end + longest)
         put32(out, end, 8 * gx * places[b, 2])
         put32(out, end + 4, 8 * gy * places[b, 1])
         put32(out, end + 8, 8 * gz * places[b, 0])
-        if found == 2:
+        if found == MIXED:
             size, found = _mixed(rows, gz, gy, gx, out, end + _FRONT + 1)
-            if found == 0:
+            if found == NONE:
                 continue
         else:
             size = 0
         out[end + _FRONT] = found
-        end += _FRONT + 1 + (size if found == 2 else 0)
+        end += _FRONT + 1 + (size if found == MIXED else 0)
     return out[:end].copy()
 
 
 @njit(nogil=True, cache=True)
 def _mixed(rows: U64, gz: Int, gy: Int, gx: Int, out: U8, end: Int) -> tuple[Int, Int]:
-    """Write the sub-blocks of a block from byte ``end`` on; return how many bytes, and 0 none, 1 all or 2 mixed."""
+    """Write the sub-blocks of a block from byte ``end`` on; return how many bytes, and `NONE`, `ALL` or `MIXED`."""
     begin = end
     some, all_of = np.uint8(0), np.uint8(255)
     for sz in range(gz):
@@ -84,7 +81,7 @@ def _mixed(rows: U64, gz: Int, gy: Int, gx: Int, out: U8, end: Int) -> tuple[Int
                     out[end] = 2
                     end += 65
     if some == 0:
-        return 0, 0
+        return 0, NONE
     if all_of == 255:
-        return 0, 1
-    return end - begin, 2
+        return 0, ALL
+    return end - begin, MIXED

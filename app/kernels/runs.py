@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from app.kernels.arrays import I32, I64, U8, U64, Int, Mask, Shape, frozen_c
-from app.kernels.bits import clip, fill, fill_all, sorted_labels
+from app.kernels.arrays import I32, I64, U8, U64, Int, Mask, Shape, frozen_c, grown
+from app.kernels.bits import ALL, NONE, clip, fill, fill_all, sorted_labels
 from app.kernels.label_block.header import sub_blocks
 from app.kernels.label_block.joining import joined
 
@@ -108,100 +108,97 @@ def lowest(bits: np.uint64) -> Int:
 
 
 @njit(nogil=True, cache=True)
-def _room(out: I32, n: Int, more: Int) -> I32:
-    """Return ``out``, or a longer copy when there is no room for ``more`` runs behind the first ``n``."""
-    if n + more <= out.shape[0]:
-        return out
-    longer = np.empty((2 * out.shape[0] + more, 4), np.int32)
-    longer[:n] = out[:n]
-    return longer
+def _end(start: I64, corner: I64, gy: Int, gx: Int, out: I32, n: Int, is_kept: bool) -> tuple[I32, Int]:
+    """Write the runs that reach the end of a block along x behind which there is no other; see :func:`_go_on`."""
+    if is_kept:
+        out = grown(out, n + start.size)
+    for r in range(start.size):
+        if start[r] != _CLOSED:
+            if is_kept:
+                out[n, 0], out[n, 1] = start[r], corner[1] + r % (8 * gy)
+                out[n, 2], out[n, 3] = corner[0] + r // (8 * gy), corner[2] + 8 * gx - start[r]
+            n += 1
+            start[r] = _CLOSED
+    return out, n
+
+
+@njit(nogil=True, cache=True)
+def _go_on(
+    rows: U64, start: I64, corner: I64, gy: Int, gx: Int, out: I32, n: Int, is_kept: bool
+) -> tuple[I32, Int, bool]:
+    """Write the runs that end in a block; return the runs, their number and whether one goes on behind it.
+
+    ``start`` says for each row where the run begins that reaches the end of the block before, and is brought forward;
+    ``corner`` is the block's first voxel, z, y, x. Without ``is_kept`` runs are only counted.
+    """
+    zero, one = np.uint64(0), np.uint64(1)
+    z, y0, x0 = corner
+    y = y0 - 1
+    is_open = False
+    for r in range(rows.shape[0]):
+        if is_kept and n + 4 * gx + 1 > out.shape[0]:
+            out = grown(out, n + 4 * gx + 1)
+        y += 1
+        if y == y0 + 8 * gy:
+            y, z = y0, z + 1
+        begin = start[r]
+        for k in range(rows.shape[1]):
+            word = rows[r, k]
+            before = word << one | np.uint64(begin != _CLOSED)  # of each voxel the one before it
+            if word == before:
+                continue
+            begins, ends = word & ~before, before & ~word
+            size = 8 * gx - 64 * k
+            if size < 64:
+                ends &= (one << np.uint64(size)) - one
+            x = x0 + 64 * k
+            while ends != zero:
+                if begin == _CLOSED:
+                    begin = x + lowest(begins)
+                    begins &= begins - one
+                if is_kept:
+                    p = np.uint64(n)
+                    out[p, 0], out[p, 1], out[p, 2], out[p, 3] = begin, y, z, x + lowest(ends) - begin
+                ends &= ends - one
+                begin = _CLOSED
+                n += 1
+            if begins != zero:
+                begin = x + lowest(begins)
+        start[r] = begin
+        is_open |= begin != _CLOSED
+    return out, n, is_open
 
 
 @njit(nogil=True, cache=True)
 def _runs_of_blocks(
-    cat: U8,
-    starts: I64,
-    places: I64,
-    gz: Int,
-    gy: Int,
-    gx: Int,
-    wanted: U64,
-    low: I64,
-    high: I64,
-    is_kept: bool,
+    cat: U8, starts: I64, places: I64, gz: Int, gy: Int, gx: Int, wanted: U64, low: I64, high: I64, is_kept: bool
 ) -> tuple[I32, Int]:
-    zero, one = np.uint64(0), np.uint64(1)
-    n_rows, n_words = 64 * gz * gy, (gx + 7) // 8
-    rows = np.zeros((n_rows, n_words), np.uint64)
-    start = np.full(n_rows, _CLOSED, np.int64)  # where the run begins that reaches the end of the last block
+    n_rows = 64 * gz * gy
+    rows = np.zeros((n_rows, (gx + 7) // 8), np.uint64)
+    start = np.full(n_rows, _CLOSED, np.int64)
     out = np.empty((1024 * places.shape[0] if is_kept else 0, 4), np.int32)
-    n = 0
+    n: Int = 0
     is_open = False
-    for b in range(places.shape[0] + 1):
-        is_end = b == places.shape[0]
+    sides = 8 * np.array([gz, gy, gx])
+    for b in range(places.shape[0]):
         if is_open and (
-            is_end
-            or places[b, 2] != places[b - 1, 2] + 1
-            or places[b, 1] != places[b - 1, 1]
-            or places[b, 0] != places[b - 1, 0]
+            places[b, 2] != places[b - 1, 2] + 1 or places[b, 1] != places[b - 1, 1] or places[b, 0] != places[b - 1, 0]
         ):
-            z0, y0, end = 8 * gz * places[b - 1, 0], 8 * gy * places[b - 1, 1], 8 * gx * (places[b - 1, 2] + 1)
-            if is_kept:
-                out = _room(out, n, n_rows)
-            for r in range(n_rows):
-                if start[r] != _CLOSED:
-                    if is_kept:
-                        out[n, 0], out[n, 1] = start[r], y0 + r % (8 * gy)
-                        out[n, 2], out[n, 3] = z0 + r // (8 * gy), end - start[r]
-                    n += 1
-                    start[r] = _CLOSED
+            out, n = _end(start, places[b - 1] * sides, gy, gx, out, n, is_kept)
             is_open = False
-        if is_end:
-            break
-        z0, y0, x0 = 8 * gz * places[b, 0], 8 * gy * places[b, 1], 8 * gx * places[b, 2]
         found = fill(cat[starts[b] : starts[b + 1]], gz, gy, gx, wanted, rows)
-        if found == 0 and not is_open:
+        if found == NONE and not is_open:
             continue
-        if found == 0:
+        if found == NONE:
             rows[:] = 0
-        elif found == 1:
+        elif found == ALL:
             fill_all(gx, rows)
-        corner = np.array([z0, y0, x0])
-        if (low > corner).any() or (high < corner + 8 * np.array([gz, gy, gx]) - 1).any():
+        corner = places[b] * sides
+        if (low > corner).any() or (high < corner + sides - 1).any():
             clip(rows, gy, low - corner, high - corner)
-        is_open = False
-        y, z = y0 - 1, z0
-        for r in range(n_rows):
-            if is_kept and n + 4 * gx + 1 > out.shape[0]:
-                out = _room(out, n, 4 * gx + 1)
-            y += 1
-            if y == y0 + 8 * gy:
-                y, z = y0, z + 1
-            begin = start[r]
-            for k in range(n_words):
-                word = rows[r, k]
-                before = word << one | np.uint64(begin != _CLOSED)  # of each voxel the one before it
-                if word == before:
-                    continue
-                begins, ends = word & ~before, before & ~word
-                size = 8 * gx - 64 * k
-                if size < 64:
-                    ends &= (one << np.uint64(size)) - one
-                x = x0 + 64 * k
-                while ends != zero:
-                    if begin == _CLOSED:
-                        begin = x + lowest(begins)
-                        begins &= begins - one
-                    if is_kept:
-                        p = np.uint64(n)
-                        out[p, 0], out[p, 1], out[p, 2], out[p, 3] = begin, y, z, x + lowest(ends) - begin
-                    ends &= ends - one
-                    begin = _CLOSED
-                    n += 1
-                if begins != zero:
-                    begin = x + lowest(begins)
-            start[r] = begin
-            is_open |= begin != _CLOSED
+        out, n, is_open = _go_on(rows, start, corner, gy, gx, out, n, is_kept)
+    if is_open:
+        out, n = _end(start, places[-1] * sides, gy, gx, out, n, is_kept)
     return out[:n].copy() if is_kept else out, n
 
 

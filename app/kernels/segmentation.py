@@ -24,6 +24,8 @@ from app.kernels.words import get16, get32, get64, get64_big, put32, put64
 
 _LIMIT = 1 << 24
 
+_Triple = tuple[Int, Int, Int]
+
 
 def from_block(data: U8) -> U8:
     """Convert a checked label block (uint8, 1-D) without expanding it. The result is a uint8 array.
@@ -123,140 +125,157 @@ def _bits(width: Int) -> Int:
 
 
 @njit(nogil=True, cache=True)
-def _from_blocks(
-    cat: U8,
-    starts: I64,
-    grid: tuple[Int, Int, Int],
-    block: tuple[Int, Int, Int],
-    start: tuple[Int, Int, Int],
-    size: tuple[Int, Int, Int],
-) -> U8:
-    """Convert; all sizes in sub-blocks. An empty result says that the tables do not fit."""
-    subs = block[0] * block[1] * block[2]
-    total = size[0] * size[1] * size[2]
-    # an upper bound of the size
-    words = 1 + 2 * total + 2
-    for b in range(starts.size):
-        if starts[b] >= 0:
-            n_labels = get32(cat, starts[b] + 12)
-            if n_labels <= 1:
-                words += 2
+def _room(cat: U8, starts: I64, subs: Int) -> Int:
+    """Return how many words the tables and values of blocks can need."""
+    words: Int = 2
+    for begin in starts:
+        n_labels = get32(cat, begin + 12) if begin >= 0 else 0
+        if n_labels <= 1:
+            words += 2
+        else:
+            at = begin + 16 + 8 * n_labels
+            for s in range(subs):
+                n = get16(cat, at + 2 * s)
+                words += 2 * max(n, 1) + 16 * _bits(width_of(n))
+    return words
+
+
+@njit(nogil=True, cache=True)
+def _shared(b: Int, grid: _Triple, block: _Triple, start: _Triple, size: _Triple, part: I64) -> Int:
+    """List the sub-blocks that block b and the box have in common; return how many they are.
+
+    A row of ``part`` is a sub-block's number in the block and its number in the box.
+    """
+    z0, y0, x0 = b // (grid[1] * grid[2]) * block[0], b // grid[2] % grid[1] * block[1], b % grid[2] * block[2]
+    n = 0
+    for z in range(max(z0, start[0]), min(z0 + block[0], start[0] + size[0])):
+        for y in range(max(y0, start[1]), min(y0 + block[1], start[1] + size[1])):
+            s = ((z - z0) * block[1] + y - y0) * block[2] - x0
+            to = ((z - start[0]) * size[1] + y - start[1]) * size[2] - start[2]
+            for x in range(max(x0, start[2]), min(x0 + block[2], start[2] + size[2])):
+                part[n, 0], part[n, 1] = s + x, to + x
+                n += 1
+    return n
+
+
+@njit(nogil=True, cache=True)
+def _zeros(out: U8, state: I64) -> Int:
+    """Return the position of the table of zeros, which is written when it is first needed.
+
+    ``state`` is where the next table goes, and the table of zeros (-1: none yet).
+    """
+    if state[1] < 0:
+        state[1] = state[0]
+        put64(out, 4 + 4 * state[0], np.uint64(0))
+        state[0] += 2
+    here: Int = state[1]
+    return here
+
+
+@njit(nogil=True, cache=True)
+def _tables(
+    data: U8, index: I64, value: I64, part: I64, n_part: Int, out: U8, state: I64, seen: I64, packed: I64
+) -> bool:
+    """Write the tables of a block of several labels, and where its sub-blocks in the box find theirs.
+
+    ``index`` and ``value`` are the block's positions, ``packed`` becomes for each sub-block of the box the position and
+    the width of its values. Return whether the tables are within reach.
+    """
+    solid = np.full(get32(data, 12), -1, np.int64)
+    seen[:] = -1
+    mask = np.uint64(seen.size - 1)
+    table: Int = state[0]
+    for i in range(n_part):
+        s, to = part[i, 0], part[i, 1]
+        at, n = index[s], (index[s + 1] - index[s]) >> 2
+        bits: Int = 0
+        if n == 0:
+            state[0] = table
+            here = _zeros(out, state)
+            table = state[0]
+        else:
+            first = get32(data, at)
+            label = get64(data, 16 + 8 * first)
+            is_uniform = True
+            for k in range(1, n):
+                if get64(data, 16 + 8 * get32(data, at + 4 * k)) != label:
+                    is_uniform = False
+                    break
+            if is_uniform:
+                if solid[first] < 0:
+                    solid[first] = table
+                    put64(out, 4 + 4 * table, label)
+                    table += 2
+                here = solid[first]
             else:
-                at = starts[b] + 16 + 8 * n_labels
-                for s in range(subs):
-                    n = get16(cat, at + 2 * s)
-                    words += 2 * max(n, 1) + 16 * _bits(width_of(n))
-    out = np.empty(4 * words + 8, np.uint8)
+                w = width_of(n)
+                bits = _bits(w)
+                packed[to, 0], packed[to, 1] = value[s], w
+                h = np.uint64(n)
+                for k in range(n):
+                    h = (h ^ np.uint64(get32(data, at + 4 * k))) * np.uint64(0x9E3779B97F4A7C15)
+                    h ^= h >> np.uint64(31)
+                h &= mask
+                while seen[h] >= 0:
+                    t = seen[h] >> 32
+                    if index[t + 1] - index[t] == 4 * n and _same_table(data, index[t], at, 4 * n):
+                        break
+                    h = (h + np.uint64(1)) & mask
+                if seen[h] < 0:
+                    seen[h] = s << 32 | table
+                    for k in range(n):
+                        put64(out, 4 + 4 * table, get64(data, 16 + 8 * get32(data, at + 4 * k)))
+                        table += 2
+                here = seen[h] & 0xFFFFFFFF
+        if here >= _LIMIT:
+            return False
+        put32(out, 4 + 8 * to, here | bits << 24)
+    state[0] = table
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _from_blocks(cat: U8, starts: I64, grid: _Triple, block: _Triple, start: _Triple, size: _Triple) -> U8:
+    """Convert; all sizes in sub-blocks. An empty result says that the tables do not fit."""
+    subs, total = block[0] * block[1] * block[2], size[0] * size[1] * size[2]
+    out = np.empty(4 * (1 + 2 * total + _room(cat, starts, subs)) + 8, np.uint8)
     put32(out, 0, 1)
-    # where each block's values are, and per sub-block of the box where to find it again
-    value_at = np.full(total, -1, np.int64)
-    value_width = np.zeros(total, np.uint8)
-    table = 2 * total  # in words of the channel
-    zero_table: Int = -1
-    seen = np.empty(1, np.int64)
+    state = np.array([2 * total, -1])  # see _zeros; in words of the channel
+    packed = np.full((total, 2), -1, np.int64)
+    part = np.empty((subs, 2), np.int64)
+    room = 2
+    while room < 2 * subs:
+        room *= 2
+    seen = np.empty(room, np.int64)
     for b in range(starts.size):
-        bz = b // (grid[1] * grid[2])
-        by = b // grid[2] % grid[1]
-        bx = b % grid[2]
-        za, zb = max(bz * block[0], start[0]), min((bz + 1) * block[0], start[0] + size[0])
-        ya, yb = max(by * block[1], start[1]), min((by + 1) * block[1], start[1] + size[1])
-        xa, xb = max(bx * block[2], start[2]), min((bx + 1) * block[2], start[2] + size[2])
-        if za >= zb or ya >= yb or xa >= xb:
+        n_part = _shared(b, grid, block, start, size, part)
+        if n_part == 0:
             continue
         n_labels = get32(cat, starts[b] + 12) if starts[b] >= 0 else 0
         if n_labels <= 1:
             if n_labels == 0:
-                if zero_table < 0:
-                    zero_table = table
-                    put64(out, 4 + 4 * table, np.uint64(0))
-                    table += 2
-                here = zero_table
+                here = _zeros(out, state)
             else:
-                here = table
-                put64(out, 4 + 4 * table, get64(cat, starts[b] + 16))
-                table += 2
-            if table > _LIMIT:
+                here = state[0]
+                put64(out, 4 + 4 * here, get64(cat, starts[b] + 16))
+                state[0] += 2
+            if here >= _LIMIT:
                 return out[:0]
-            for z in range(za, zb):
-                for y in range(ya, yb):
-                    at = ((z - start[0]) * size[1] + y - start[1]) * size[2] - start[2]
-                    for x in range(xa, xb):
-                        put32(out, 4 + 8 * (at + x), here)
+            for i in range(n_part):
+                put32(out, 4 + 8 * part[i, 1], here)
             continue
         data = cat[starts[b] :]
-        at_index, at_value = positions(data, subs, n_labels)
-        solid = np.full(n_labels, -1, np.int64)
-        if seen.size == 1:
-            room = 2
-            while room < 2 * subs:
-                room *= 2
-            seen = np.empty(room, np.int64)
-        seen[:] = -1
-        slot_mask = np.uint64(seen.size - 1)
-        for z in range(za, zb):
-            for y in range(ya, yb):
-                for x in range(xa, xb):
-                    s = ((z - bz * block[0]) * block[1] + y - by * block[1]) * block[2] + x - bx * block[2]
-                    to = ((z - start[0]) * size[1] + y - start[1]) * size[2] + x - start[2]
-                    n = (at_index[s + 1] - at_index[s]) >> 2
-                    bits: Int = 0
-                    if n == 0:
-                        if zero_table < 0:
-                            zero_table = table
-                            put64(out, 4 + 4 * table, np.uint64(0))
-                            table += 2
-                        here = zero_table
-                    else:
-                        first = get32(data, at_index[s])
-                        label = get64(data, 16 + 8 * first)
-                        uniform = True
-                        for i in range(1, n):
-                            if get64(data, 16 + 8 * get32(data, at_index[s] + 4 * i)) != label:
-                                uniform = False
-                                break
-                        if uniform:
-                            if solid[first] < 0:
-                                solid[first] = table
-                                put64(out, 4 + 4 * table, label)
-                                table += 2
-                            here = solid[first]
-                        else:
-                            bits = _bits(width_of(n))
-                            value_at[to] = starts[b] + at_value[s]
-                            value_width[to] = width_of(n)
-                            h = np.uint64(n)
-                            for i in range(n):
-                                h = (h ^ np.uint64(get32(data, at_index[s] + 4 * i))) * np.uint64(0x9E3779B97F4A7C15)
-                                h ^= h >> np.uint64(31)
-                            h &= slot_mask
-                            here = -1
-                            while seen[h] >= 0:
-                                t = seen[h] >> 32
-                                if at_index[t + 1] - at_index[t] == 4 * n and _same_table(
-                                    data, at_index[t], at_index[s], 4 * n
-                                ):
-                                    here = seen[h] & 0xFFFFFFFF
-                                    break
-                                h = (h + np.uint64(1)) & slot_mask
-                            if here < 0:
-                                here = table
-                                seen[h] = s << 32 | here
-                                for i in range(n):
-                                    label = get64(data, 16 + 8 * get32(data, at_index[s] + 4 * i))
-                                    put64(out, 4 + 4 * table, label)
-                                    table += 2
-                    if here >= _LIMIT:
-                        return out[:0]
-                    put32(out, 4 + 8 * to, here | bits << 24)
-    # the values
-    word = table
+        index, value = positions(data, subs, n_labels)
+        value += starts[b]
+        if not _tables(data, index, value, part, n_part, out, state, seen, packed):
+            return out[:0]
+    word = state[0]
     values = np.empty(512, np.uint16)
     for to in range(total):
         put32(out, 8 + 8 * to, word)
-        if value_at[to] >= 0:
-            w = np.int64(value_width[to])
-            _repack(cat, value_at[to], w, out, 4 + 4 * word, values)
-            word += 16 * _bits(w)
+        if packed[to, 0] >= 0:
+            _repack(cat, packed[to, 0], packed[to, 1], out, 4 + 4 * word, values)
+            word += 16 * _bits(packed[to, 1])
     return out[: 4 + 4 * word]
 
 

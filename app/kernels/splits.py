@@ -7,14 +7,15 @@ runs name count once.
 import numpy as np
 from numba import njit
 
-from app.kernels.arrays import I32, I64, U8, U16, U32, U64, Int, Shape, frozen_c, grown8
+from app.kernels.arrays import I32, I64, U8, U16, U32, U64, Int, Shape, frozen_c, grown
+from app.kernels.bits import ALL, MIXED, NONE
 from app.kernels.label_block import labels
 from app.kernels.label_block.header import header
-from app.kernels.label_block.layout import positions
+from app.kernels.label_block.layout import assembled, positions
 from app.kernels.packed import pack_sub, unpack_row, unpack_sub, width_of
 from app.kernels.places import order as by_place
 from app.kernels.runs import checked_runs
-from app.kernels.words import get32, put16, put32, put64
+from app.kernels.words import get32, get64
 
 MOST_PIECES = 1 << 26
 """As many runs as :func:`cut` makes; far more than any body needs."""
@@ -208,6 +209,37 @@ def _recut(values: U16, mask: U8, at: Int, from_: I32, n: Int, hits: U8, values_
 
 
 @njit(nogil=True, cache=True)
+def _covered(mask: U8, at: Int) -> Int:
+    """Say how many voxels of a sub-block are in the runs: `NONE`, `ALL` or some (`MIXED`)."""
+    some, rest = np.uint64(0), np.uint64(0)
+    for r in range(8):
+        word = get64(mask, at + 8 * r)
+        some |= word
+        rest |= ~word
+    if some == np.uint64(0):
+        return NONE
+    return MIXED if rest else ALL
+
+
+@njit(nogil=True, cache=True)
+def _enlist(
+    new: I32, n: Int, listed: I32, names: U64, n_names: Int, inside: U64, outside: U64, indices: U32, n_indices: Int
+) -> Int:
+    """Write the indices of a sub-block's labels into the header list; return how many labels that has then.
+
+    ``new`` are the labels as :func:`_recut` tells them, and ``listed`` the index of each in the list, or -1.
+    """
+    for i in range(n):
+        k = new[i]
+        if listed[k] < 0:
+            listed[k] = n_names
+            names[n_names] = inside[k >> 1] if k & 1 else outside[k >> 1]
+            n_names += 1
+        indices[n_indices + i] = listed[k]
+    return n_names
+
+
+@njit(nogil=True, cache=True)
 def _apply(
     data: U8, gz: Int, gy: Int, gx: Int, n_labels: Int, runs: I32, same: I32, hits: U8, inside: U64, outside: U64
 ) -> U8:
@@ -227,85 +259,44 @@ def _apply(
     # the header list as it grows: for 2 · place (+ 1 inside of the runs) the index in it
     listed = np.full(2 * hits.size, -1, np.int32)
     names = np.empty(2 * hits.size, np.uint64)
-    n_names = 0
-    values = np.zeros(512, np.uint16)
-    fresh = np.zeros(512, np.uint16)
-    old = np.zeros(512, np.int32)
-    new = np.zeros(512, np.int32)
+    n_names: Int = 0
+    values, fresh = np.zeros(512, np.uint16), np.empty(512, np.uint16)
+    old, new = np.empty(512, np.int32), np.empty(512, np.int32)
     has_zeros = False
     for s in range(subs):
-        if is_mixed:
-            n = (index[s + 1] - index[s]) >> 2
-            for i in range(n):
-                old[i] = same[get32(data, index[s] + 4 * i)]
-        else:
-            n = n_labels
-            old[0] = same[0]
+        n = (index[s + 1] - index[s]) >> 2 if is_mixed else n_labels
         if n == 0:
             has_zeros = True
             continue
         is_cut = np.uint8(0)
         for i in range(n):
+            old[i] = same[get32(data, index[s] + 4 * i) if is_mixed else 0]
             is_cut |= hits[old[i]]
-        some, all_of = np.uint8(0), np.uint8(0)
-        if is_cut:
-            all_of = np.uint8(255)
-            for r in range(64):
-                some |= mask[64 * s + r]
-                all_of &= mask[64 * s + r]
-        w = width_of(n)
-        if some == 0 or all_of == 255:  # the values stay as they are
-            n_new = n
-            for i in range(n):
-                new[i] = 2 * old[i] + (np.int32(hits[old[i]]) if some else 0)
+        cover = _covered(mask, 64 * s) if is_cut else NONE
+        size = 64 * width_of(n)
+        if n_packed + 64 * 9 + 8 > packed.size:
+            packed = grown(packed, n_packed + 64 * 9 + 8)
+        if cover == MIXED:
             if n > 1:
-                packed = grown8(packed, n_packed + 64 * w)
-                packed[n_packed : n_packed + 64 * w] = data[value[s] : value[s] + 64 * w]
-                n_packed += 64 * w
-        else:
-            if n > 1:
-                unpack_sub(data, value[s], w, values)
+                unpack_sub(data, value[s], width_of(n), values)
             else:
                 values[:] = 0
-            n_new = _recut(values, mask, 64 * s, old, n, hits, fresh, new)
-            if n_new > 1:
-                w = width_of(n_new)
-                packed = grown8(packed, n_packed + 64 * w + 8)
-                pack_sub(fresh, w, packed, n_packed)
-                n_packed += 64 * w
-        n_of[s] = n_new
-        if n_indices + n_new > indices.size:
-            more = np.empty(2 * indices.size + n_new, np.uint32)
-            more[:n_indices] = indices[:n_indices]
-            indices = more
-        for i in range(n_new):
-            k = new[i]
-            if listed[k] < 0:
-                listed[k] = n_names
-                names[n_names] = inside[k >> 1] if k & 1 else outside[k >> 1]
-                n_names += 1
-            indices[n_indices + i] = listed[k]
-        n_indices += n_new
+            n = _recut(values, mask, 64 * s, old, n, hits, fresh, new)
+            size = 64 * width_of(n)
+            if n > 1:
+                pack_sub(fresh, width_of(n), packed, n_packed)
+        else:  # the values stay as they are
+            for i in range(n):
+                new[i] = 2 * old[i] + (np.int32(hits[old[i]]) if cover == ALL else 0)
+            if n > 1:
+                packed[n_packed : n_packed + size] = data[value[s] : value[s] + size]
+        n_packed += size
+        if n_indices + n > indices.size:
+            indices = grown(indices, n_indices + n)
+        n_names = _enlist(new, n, listed, names, n_names, inside, outside, indices, n_indices)
+        n_indices += n
+        n_of[s] = n
     if n_names == 1 and has_zeros:  # a list of one label would make a solid block
         names[1] = 0
         n_names = 2
-    size = 16 + 8 * n_names
-    if n_names > 1:
-        size += 2 * subs + 4 * n_indices + n_packed
-    out = np.empty(size, np.uint8)
-    put32(out, 0, gx)
-    put32(out, 4, gy)
-    put32(out, 8, gz)
-    put32(out, 12, n_names)
-    for i in range(n_names):
-        put64(out, 16 + 8 * i, names[i])
-    if n_names > 1:
-        at = 16 + 8 * n_names
-        for s in range(subs):
-            put16(out, at + 2 * s, np.int64(n_of[s]))
-        at += 2 * subs
-        for i in range(n_indices):
-            put32(out, at + 4 * i, np.int64(indices[i]))
-        at += 4 * n_indices
-        out[at:] = packed[:n_packed]
-    return out
+    return assembled((gz, gy, gx), names[:n_names], n_of, indices[:n_indices], packed[:n_packed])
