@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.core.work import Workers
-from app.datatypes.annotation import blocks, labels, read, table
+from app.datatypes.annotation import blocks, finding, labels, read, table
 from app.datatypes.annotation.labels import Labels, View
 from app.datatypes.annotation.table import U64, Rows
 from app.datatypes.config import Config
@@ -206,7 +206,7 @@ def source(data: Data) -> Data | None:
 async def synced(data: Data, others: Sequence[Data], user: str, app: str, by_admin: bool) -> None:
     """Leave out what was there before, until a reload."""
     elements = await others[0].head()
-    places = await blocks.all_places(elements)
+    places = await finding.all_places(elements)
     rows = table.joined(await blocks.fetch_rows(elements, places))
     value = _encoded(rows["position"]) if len(rows) else None
     await _set_before(data, "sync", value, user, app, by_admin)

@@ -8,9 +8,9 @@ from starlette.responses import Response, StreamingResponse
 
 from app.core.errors import Invalid
 from app.core.geometry import Box, Triple, parse_ints, parse_point
-from app.datatypes.annotation import blocks, labels, read, write
+from app.datatypes.annotation import blocks, finding, labels, read, reloading, write
 from app.datatypes.annotation.labels import Labels
-from app.datatypes.annotation.write import Writer
+from app.datatypes.annotation.writer import Writer
 from app.formats import element_json
 from app.routes import answers
 from app.routes.endpoint import Parameter, endpoint
@@ -80,7 +80,7 @@ async def get_blocks(request: Request) -> Response:
     if box is None:
         return answers.json({})
     grid = await labels.grid(request.data, snapshot)
-    return await _blocks_answer(snapshot, await blocks.places_in(snapshot, box.blocks(grid)))
+    return await _blocks_answer(snapshot, await finding.places_in(snapshot, box.blocks(grid)))
 
 
 @endpoint("POST", "blocks", query=[_KAFKALOG], body='{"x,y,z": [element, ...], ...}')
@@ -96,7 +96,7 @@ async def post_blocks(request: Request) -> Response:
 async def get_all_elements(request: Request) -> Response:
     """All elements by block coordinates, in order of z, y, x."""
     snapshot = await request.head()
-    return await _blocks_answer(snapshot, await blocks.all_places(snapshot))
+    return await _blocks_answer(snapshot, await finding.all_places(snapshot))
 
 
 async def _blocks_answer(snapshot: Snapshot, places: Sequence[Triple]) -> Response:
@@ -118,7 +118,7 @@ async def _blocks_answer(snapshot: Snapshot, places: Sequence[Triple]) -> Respon
 async def get_scan(request: Request) -> Response:
     """How many blocks have elements. A block without any is not stored, so none is counted as empty."""
     snapshot = await request.head()
-    places = await blocks.all_places(snapshot)
+    places = await finding.all_places(snapshot)
     count = sum(len(rows) > 0 for rows in await blocks.fetch_rows(snapshot, places))
     return answers.spaced_json(f'{{"num kv pairs": {count}, "num empty blocks": 0}}')
 
@@ -181,5 +181,5 @@ async def get_roi(request: Request) -> Response:
 )
 async def post_reload(request: Request) -> Response:
     """Look up the labels of all elements anew, and forget posted lists. Answers are right without it."""
-    await write.reload(_writer(request))
+    await reloading.reload(_writer(request))
     return answers.empty()

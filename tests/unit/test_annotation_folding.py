@@ -12,8 +12,8 @@ import pytest
 
 from app.bootstrap import build
 from app.core.errors import StoreUnavailable
-from app.datatypes.annotation import blocks, deltas, folding, keys, table
-from app.datatypes.annotation.deltas import Delta
+from app.datatypes.annotation import deltas, folding, keys, posted, storing, table
+from app.datatypes.annotation.posted import Delta
 from app.formats import element_json
 from app.routes.service import Service
 from app.settings import Settings
@@ -179,7 +179,7 @@ async def test_a_fold_that_was_cut_short(tmp_path: Path, monkeypatch: pytest.Mon
     for pod in (0, 1, 0):
         await server.send("POST", f"{server.root}/syn/elements", [element(rng) for _ in range(60)], pod=pod)
     expected = (await server.send("GET", f"{server.root}/syn/all-elements")).json()
-    fold, folded = blocks.fold, 0
+    fold, folded = storing.fold, 0
 
     async def fold_few(mutation: Any, zyxs: Any) -> Any:
         nonlocal folded
@@ -188,7 +188,7 @@ async def test_a_fold_that_was_cut_short(tmp_path: Path, monkeypatch: pytest.Mon
             raise StoreUnavailable("no more")
         return await fold(mutation, zyxs)
 
-    monkeypatch.setattr(blocks, "fold", fold_few)
+    monkeypatch.setattr(storing, "fold", fold_few)
     with pytest.raises(StoreUnavailable):
         await folding.fold(await server.data())
     assert len(await (await (await server.data()).head()).keys(*keys.all_rows())) == 3 * folding.TOGETHER
@@ -212,7 +212,7 @@ async def test_a_fold_that_was_cut_short(tmp_path: Path, monkeypatch: pytest.Mon
             assert bare((await server.send("GET", f"{server.root}/syn/all-elements", pod=pod)).json()) == bare(left)
             scan = (await server.send("GET", f"{server.root}/syn/scan", pod=pod)).json()
             assert scan["num kv pairs"] == len(left)
-        monkeypatch.setattr(blocks, "fold", fold)
+        monkeypatch.setattr(storing, "fold", fold)
         await asyncio.gather(*[folding.fold(await server.data(pod)) for pod in (0, 1)])
     assert len(await (await (await server.data()).head()).keys(*keys.all_rows())) == len(left)
     await server.stop()
@@ -238,8 +238,8 @@ def test_deltas_are_read_as_written() -> None:
     assert read.tags == made.tags
     found = {}
     for slot, zyx in enumerate(read.places):
-        part = deltas.Part(0, read, slot)
-        for row, piece in zip(np.frombuffer(deltas.rows_of([part]), table.ROW), part.pieces, strict=True):
+        part = posted.Part(0, read, slot)
+        for row, piece in zip(np.frombuffer(posted.rows_of([part]), table.ROW), part.pieces, strict=True):
             found[tuple(row["position"].tolist())] = (row.tobytes(), piece)
             assert tuple(at // SIDE for at in row["position"][::-1].tolist()) == zyx
     assert found == {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.core.geometry import Triple
-from app.datatypes.annotation import blocks, deltas
+from app.datatypes.annotation import deltas, storing
 from app.versioning.datastore import Data
 from app.versioning.log import Record
 from app.versioning.tree import Mutation
@@ -33,7 +33,7 @@ async def fold(data: Data, *, by_admin: bool = False) -> None:
     async def end_it(mutation: Mutation) -> None:
         if (await deltas.mark(mutation))[0] == first:
             await deltas.remove(mutation, end)
-            await blocks.forget(mutation, empty)
+            await storing.forget(mutation, empty)
         mutation.record(Record("fold-elements", data.home.uuid))
 
     await data.mutate(end_it, by_admin=by_admin)
@@ -43,6 +43,6 @@ async def _fold_some(data: Data, first: int, zyxs: Sequence[Triple], by_admin: b
     async def change(mutation: Mutation) -> list[Triple]:
         mutation.record(Record("fold-elements", data.home.uuid))
         # Somebody else may have been quicker.
-        return await blocks.fold(mutation, zyxs) if (await deltas.mark(mutation))[0] == first else []
+        return await storing.fold(mutation, zyxs) if (await deltas.mark(mutation))[0] == first else []
 
     return await data.mutate(change, by_admin=by_admin)

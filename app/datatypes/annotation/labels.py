@@ -20,7 +20,7 @@ import numpy.typing as npt
 from app.core.errors import Invalid
 from app.core.geometry import Triple
 from app.datatypes import voxels
-from app.datatypes.annotation import blocks, deltas, keys, table
+from app.datatypes.annotation import blocks, deltas, finding, keys, storing, table
 from app.datatypes.annotation.table import U64, Rows
 from app.datatypes.labelmap import groups, mapping, read, touched
 from app.datatypes.labelmap.mapping import IDENTITY
@@ -119,7 +119,7 @@ async def _meeting(reader: Reader, labels: Labels, shape: Triple, since: bytes |
     """The blocks with elements that meet blocks of labels written between two moments."""
     written = await _touched(labels, since)
     if written is None:
-        return await blocks.all_places(reader)
+        return await finding.all_places(reader)
     if not len(written):
         return []
     side = voxels.block_shape(labels.data)
@@ -133,7 +133,7 @@ async def _meeting(reader: Reader, labels: Labels, shape: Triple, since: bytes |
     if len(written) <= _BLOCKS:
         return [(z, y, x) for z, y, x in written.tolist()]
     wanted = set(map(tuple, written.tolist()))
-    return [place for place in await blocks.all_places(reader) if place in wanted]
+    return [place for place in await finding.all_places(reader) if place in wanted]
 
 
 async def _moved(reader: Reader, labels: Labels, shape: Triple, since: bytes | None) -> dict[Triple, tuple[Rows, U64]]:
@@ -161,7 +161,7 @@ async def settle(mutation: Mutation, data: Data, *, anew: bool = False) -> Label
     if since != labels.position:
         shape = await grid(data, mutation)
         moved = await _moved(mutation, labels, shape, since)
-        await blocks.move(
+        await storing.move(
             mutation, {zyx: now for zyx, (rows, now) in moved.items() if (rows["supervoxel"] != now).any()}
         )
         mutation.put(keys.LABELS, labels.position)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from app.core.geometry import Triple
-from app.datatypes.annotation import blocks, deltas, keys, table
+from app.datatypes.annotation import blocks, deltas, keys, storing, table
 from app.datatypes.annotation.blocks import Block
 from app.datatypes.annotation.table import Rows
 from app.formats import element_json
@@ -54,7 +54,7 @@ async def _join_blocks(sides: Sides, places: Sequence[Triple]) -> list[str]:
         joined, found = _join(_elements(was), _elements(ours), _elements(theirs), sides.settling)
         conflicts += found
         rows = table.joined(row for row, _ in joined.values())
-        blocks.put(sides.target, zyx, ours, rows, [piece for _, piece in joined.values()])
+        storing.put(sides.target, zyx, ours, rows, [piece for _, piece in joined.values()])
     return conflicts
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from app.core.geometry import Triple
 from app.core.work import Workers
 from app.datatypes import chunks
-from app.datatypes.annotation import blocks, labels, read, table
+from app.datatypes.annotation import blocks, finding, labels, read, table
 from app.datatypes.annotation.labels import Labels
 from app.datatypes.annotation.table import Rows
 from app.formats import precomputed_annotations as precomputed
@@ -61,7 +61,7 @@ def _voxel_nm(data: Data) -> tuple[float, ...]:
 
 
 async def _all_rows(snapshot: Snapshot) -> Rows:
-    rows = table.joined(await blocks.fetch_rows(snapshot, await blocks.all_places(snapshot)))
+    rows = table.joined(await blocks.fetch_rows(snapshot, await finding.all_places(snapshot)))
     return rows[precomputed.have_numbers(rows["position"])]
 
 
@@ -71,7 +71,7 @@ async def cell(data: Data, snapshot: Snapshot, level: Level, place: Triple, work
     if min(box.shape) <= 0:
         return precomputed.encode_many(table.NO_ROWS["position"], table.NO_ROWS["kind"])
     grid = await labels.grid(data, snapshot)
-    rows = table.joined(await blocks.fetch_rows(snapshot, await blocks.places_in(snapshot, box.blocks(grid))))
+    rows = table.joined(await blocks.fetch_rows(snapshot, await finding.places_in(snapshot, box.blocks(grid))))
 
     def work() -> bytes:
         position = rows["position"][:, ::-1]

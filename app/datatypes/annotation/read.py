@@ -10,10 +10,11 @@ import numpy as np
 from app.core.errors import Invalid
 from app.core.geometry import Box, Triple
 from app.datatypes import roi
-from app.datatypes.annotation import blocks, keys, labels, table
+from app.datatypes.annotation import blocks, finding, keys, labels, table
 from app.datatypes.annotation.blocks import Block
 from app.datatypes.annotation.labels import Labels, View
 from app.datatypes.annotation.table import Bools, Rows
+from app.datatypes.annotation.texts import Text
 from app.formats import element_json
 from app.formats.element_json import Element, Partner, VerboseElement
 from app.versioning.datastore import Data
@@ -31,7 +32,7 @@ async def in_box(data: Data, snapshot: Snapshot, box: Box) -> bytes:
     """The elements in a box of voxels: a list, or null if there are none."""
     grid = await labels.grid(data, snapshot)
     found: list[bytes] = []
-    async for part in _batches(snapshot, await blocks.places_in(snapshot, box.blocks(grid))):
+    async for part in _batches(snapshot, await finding.places_in(snapshot, box.blocks(grid))):
         for zyx, block in part:
             corner = tuple(a * b for a, b in zip(zyx, grid, strict=True))
             inner = Box((0, 0, 0), grid).shift(corner)  # type: ignore[arg-type]
@@ -67,7 +68,7 @@ async def in_region(data: Data, snapshot: Snapshot, mask: roi.Mask) -> bytes:
         raise Invalid(
             f"the region's blocks of {mask.block[::-1]} voxels are not those of the annotations, {grid[::-1]}"
         )
-    places = await blocks.all_places(snapshot)
+    places = await finding.all_places(snapshot)
     corners = np.array(places, np.int64).reshape(-1, 3)[:, ::-1] * np.array(grid[::-1])
     inside = [places[index] for index in np.flatnonzero(mask.contains(corners)).tolist()]
     found = [block.text.json[1:-1] async for part in _batches(snapshot, inside) for _, block in part]
@@ -76,7 +77,7 @@ async def in_region(data: Data, snapshot: Snapshot, mask: roi.Mask) -> bytes:
 
 async def by_tag(data: Data, snapshot: Snapshot, tag: str, relations: Relations) -> bytes:
     """The elements with a tag, a list."""
-    places = await blocks.tagged_places(snapshot, tag)
+    places = await finding.tagged_places(snapshot, tag)
     tag = tag.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     chosen: list[tuple[Block, Bools]] = []
     async for part in _batches(snapshot, places):
@@ -98,7 +99,7 @@ async def by_label(data: Data, snapshot: Snapshot, now: Labels | None, label: in
     given = await snapshot.get(name)
     if given is not None:
         rows, pieces = table.prepare(element_json.parse_elements(given))
-        block = Block(rows, blocks.Text(element_json.listed(pieces)))
+        block = Block(rows, Text(element_json.listed(pieces)))
         answer = await _listed(data, snapshot, [(block, np.ones(len(rows), bool))], relations)
     elif now is None:
         answer = b"[]"
@@ -133,7 +134,7 @@ async def rows_in_label(data: Data, snapshot: Snapshot, now: Labels, label: int)
 
 async def all_rows(snapshot: Snapshot, view: View) -> Rows:
     """The rows of all elements, with their supervoxels as the view knows them."""
-    places = await blocks.all_places(snapshot)
+    places = await finding.all_places(snapshot)
     found: list[Rows] = []
     for zyx, rows in zip(places, await blocks.fetch_rows(snapshot, places), strict=True):
         if zyx in view.moved:
