@@ -1,18 +1,30 @@
-"""How are block coordinates put in order? Places are int64 (n, 3) of z, y, x."""
+"""How are block coordinates put in order and grouped? Places are int64 (n, 3) of z, y, x."""
 
 import numpy as np
 
 from app.kernels.arrays import I64
 
 _LARGEST = 1 << 62
+_FEW = 2000
+"""Up to so many places are ordered as they are; making a number of each would cost more."""
 
 
 def order(places: I64) -> I64:
     """Return the stable order of places by z, y, x."""
-    keys = _keys(places)
+    keys = _keys(places) if len(places) > _FEW else None
     if keys is None:
         return np.lexsort((places[:, 2], places[:, 1], places[:, 0]))
     return np.argsort(keys, kind="stable")
+
+
+def grouped(places: I64) -> tuple[I64, I64, I64]:
+    """Return (the distinct places by z, y, x, the stable order of all, where each of them begins in it and the end)."""
+    by = order(places)
+    ordered = places[by]
+    is_first = np.ones(len(by), bool)
+    is_first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    starts = np.flatnonzero(is_first)
+    return ordered[starts], by, np.append(starts, len(by))
 
 
 def unique(places: I64) -> I64:

@@ -13,7 +13,7 @@ from app.kernels.label_block import labels
 from app.kernels.label_block.header import header
 from app.kernels.label_block.layout import assembled, positions
 from app.kernels.packed import pack_sub, unpack_row, unpack_sub, width_of
-from app.kernels.places import order as by_place
+from app.kernels.places import grouped
 from app.kernels.runs import checked_runs
 from app.kernels.words import get32, get64
 
@@ -34,12 +34,8 @@ def cut(runs: I32, shape_zyx: Shape) -> tuple[I64, I64, I32]:
     if pieces > MOST_PIECES:
         raise ValueError(f"the runs cross {pieces} blocks; at most {MOST_PIECES} are allowed")
     places, local = _cut(runs, bz, by, bx, pieces)
-    if not pieces:
-        return places, np.zeros(1, np.int64), local
-    order = by_place(places)
-    places, local = places[order], local[order]
-    first = np.flatnonzero(np.concatenate([[True], (places[1:] != places[:-1]).any(axis=1)]))
-    return places[first], np.append(first, pieces), local
+    blocks, order, starts = grouped(places)
+    return blocks, starts, local[order]
 
 
 def touched(data: U8, runs: I32) -> tuple[U64, U32]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from app.core.geometry import Triple
 from app.formats import element_json
 from app.formats.element_json import I32, Element
+from app.kernels.places import grouped as grouped_places
 
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
@@ -54,14 +55,8 @@ def by_block(positions: npt.NDArray[np.integer[Any]], grid: Triple) -> tuple[lis
     """Points x, y, z by block (of shape z, y, x): the blocks z, y, x in order, the order of the points in which those
     of a block follow one another as given, and where in it each block begins, with the end.
     """
-    places = positions[:, ::-1].astype(np.int64) // np.array(grid, np.int64)
-    order = np.lexsort(places.T[::-1])
-    ordered = places[order]
-    is_first = np.ones(len(order), bool)
-    is_first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    starts = np.flatnonzero(is_first)
-    names = [(z, y, x) for z, y, x in ordered[starts].tolist()]
-    return names, order, np.append(starts, len(order))
+    blocks, order, starts = grouped_places(positions[:, ::-1].astype(np.int64) // np.array(grid, np.int64))
+    return [(z, y, x) for z, y, x in blocks.tolist()], order, starts
 
 
 def grouped(positions: npt.NDArray[np.integer[Any]], grid: Triple) -> list[tuple[Triple, I64]]:

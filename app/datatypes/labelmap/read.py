@@ -17,6 +17,7 @@ from app.datatypes.labelmap.blocks import U8
 from app.datatypes.labelmap.keys import U64
 from app.datatypes.labelmap.mapping import IDENTITY, Mapping
 from app.kernels import label_block, lz4_labels, segmentation
+from app.kernels.places import grouped
 from app.versioning.datastore import Data
 from app.versioning.snapshot import Snapshot
 
@@ -210,17 +211,13 @@ async def labels_at(
         return found
     shape = np.array(voxels.block_shape(data), np.int64)
     points = points_xyz[:, ::-1]
-    places = points // shape
-    order = np.lexsort(places.T[::-1])
-    ordered = places[order]
-    is_first = np.ones(len(order), bool)
-    is_first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    starts = np.flatnonzero(is_first)
-    zyxs = [(z, y, x) for z, y, x in ordered[starts].tolist()]
+    at = points // shape
+    distinct, order, starts = grouped(at)
+    zyxs = [(z, y, x) for z, y, x in distinct.tolist()]
     # Mapping a block's header may cost more than mapping the few labels that are asked for.
     fetched = await blocks.fetch_unpacked(snapshot, scale, zyxs, IDENTITY)
-    inside = (points[order] - ordered * shape).astype(np.int32)
-    found[order] = label_block.labels_of_blocks(fetched, inside, [*starts.tolist(), len(order)])
+    inside = (points - at * shape)[order].astype(np.int32)
+    found[order] = label_block.labels_of_blocks(fetched, inside, starts.tolist())
     return mapping.apply(found)
 
 
