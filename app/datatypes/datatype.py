@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from app.datatypes.author import Author
 from app.datatypes.config import Config
 from app.versioning import log
 from app.versioning.datastore import Data, Datastore
@@ -104,8 +105,8 @@ class Datatype:
     syncs: frozenset[str] | None = None
     #: How many instances it may be synced to at the same time, if there is a limit.
     most_syncs: int | None = None
-    #: What else is to be done when an instance has been synced with further ones; for a user, an app, an administrator.
-    synced: Callable[[Data, Sequence[Data], str, str, bool], Awaitable[None]] | None = None
+    #: What else is to be done when an instance has been synced with further ones; and who did that.
+    synced: Callable[[Data, Sequence[Data], Author], Awaitable[None]] | None = None
     #: How a version merge brings together what two sides did to an instance.
     merge: Merge = _by_key
 

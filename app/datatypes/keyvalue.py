@@ -7,6 +7,7 @@ from typing import Any
 
 from app.core.errors import Invalid
 from app.datatypes import values
+from app.datatypes.author import Author
 from app.datatypes.datatype import Datatype, logged, message, unsigned
 from app.datatypes.values import Large, Small
 from app.versioning.datastore import Data
@@ -91,45 +92,40 @@ async def key_range(snapshot: Snapshot, first: str | None = None, last: str | No
     return [key[len(_PREFIX) :].decode("utf-8", "surrogateescape") for key in keys]
 
 
-async def put(data: Data, items: Sequence[tuple[str, bytes | Large]], user: str, app: str, *, by_admin: bool) -> None:
+async def put(data: Data, items: Sequence[tuple[str, bytes | Large]], author: Author) -> None:
     """Write values, all in one transaction; each has a record in the log."""
     encoded = [(_tree_key(key), key, value) for key, value in items]
     mutation_id = await data.mutation_id()
-    version = data.home.uuid
 
     async def change(mutation: Mutation) -> None:
         for tree_key, key, value in encoded:
             await values.put(mutation, tree_key, value)
             size = value.size if isinstance(value, Large) else len(value)
-            arguments = {"Key": shown(key), "Bytes": size}
-            mutation.record(Record("postkv", version, mutation_id, user, app, arguments))
+            mutation.record(author.record(data, "postkv", mutation_id, {"Key": shown(key), "Bytes": size}))
         if not encoded:
-            mutation.record(Record("postkv", version, mutation_id, user, app))
+            mutation.record(author.record(data, "postkv", mutation_id))
 
-    await data.mutate(change, by_admin=by_admin)
+    await data.mutate(change, by_admin=author.by_admin)
 
 
-async def put_stream(
-    data: Data, key: str, stream: AsyncIterator[bytes], user: str, app: str, *, by_admin: bool
-) -> None:
+async def put_stream(data: Data, key: str, stream: AsyncIterator[bytes], author: Author) -> None:
     """Write a value of any size while it comes in."""
     tree_key = _tree_key(key)  # refused before anything is read
-    value = await values.upload(data, stream, by_admin=by_admin)
+    value = await values.upload(data, stream, by_admin=author.by_admin)
     try:
-        await put(data, [(key, value)], user, app, by_admin=by_admin)
+        await put(data, [(key, value)], author)
     except BaseException:
-        await values.discard(data, tree_key, value, by_admin=by_admin)
+        await values.discard(data, tree_key, value, by_admin=author.by_admin)
         raise
 
 
-async def delete(data: Data, key: str, user: str, app: str, *, by_admin: bool) -> None:
+async def delete(data: Data, key: str, author: Author) -> None:
     """Remove a key, whether it is there or not."""
     tree_key = _tree_key(key)
-    mutation_id = await data.mutation_id()
-    record = Record("delete", data.home.uuid, mutation_id, user, app, {"Key": shown(key)})
+    record = author.record(data, "delete", await data.mutation_id(), {"Key": shown(key)})
 
     async def change(mutation: Mutation) -> None:
         await values.delete(mutation, tree_key)
         mutation.record(record)
 
-    await data.mutate(change, by_admin=by_admin)
+    await data.mutate(change, by_admin=author.by_admin)

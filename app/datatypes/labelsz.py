@@ -18,13 +18,13 @@ from app.core.work import Workers
 from app.datatypes.annotation import blocks, finding, labels, read, table
 from app.datatypes.annotation.labels import Labels, View
 from app.datatypes.annotation.table import U64, Rows
+from app.datatypes.author import Author
 from app.datatypes.config import Config
 from app.datatypes.datatype import Datatype
 from app.datatypes.roi import Mask
 from app.formats import compression
 from app.formats.element_json import I32, KIND_CODES, KINDS
 from app.versioning.datastore import Data
-from app.versioning.log import Record
 from app.versioning.merge import by_key
 from app.versioning.snapshot import Reader, Snapshot
 from app.versioning.tree import SEQUENCE, Mutation
@@ -203,22 +203,22 @@ def source(data: Data) -> Data | None:
     return None
 
 
-async def synced(data: Data, others: Sequence[Data], user: str, app: str, by_admin: bool) -> None:
+async def synced(data: Data, others: Sequence[Data], author: Author) -> None:
     """Leave out what was there before, until a reload."""
     elements = await others[0].head()
     places = await finding.all_places(elements)
     rows = table.joined(await blocks.fetch_rows(elements, places))
     value = _encoded(rows["position"]) if len(rows) else None
-    await _set_before(data, "sync", value, user, app, by_admin)
+    await _set_before(data, "sync", value, author)
 
 
-async def reload(data: Data, user: str, app: str, *, by_admin: bool) -> None:
+async def reload(data: Data, author: Author) -> None:
     """Count all elements from now on, whenever they came."""
-    await _set_before(data, "reload", None, user, app, by_admin)
+    await _set_before(data, "reload", None, author)
 
 
-async def _set_before(data: Data, action: str, value: bytes | None, user: str, app: str, by_admin: bool) -> None:
-    record = Record(action, data.home.uuid, await data.mutation_id(), user, app)
+async def _set_before(data: Data, action: str, value: bytes | None, author: Author) -> None:
+    record = author.record(data, action, await data.mutation_id())
 
     async def change(mutation: Mutation) -> None:
         if value is None:
@@ -227,7 +227,7 @@ async def _set_before(data: Data, action: str, value: bytes | None, user: str, a
             mutation.put(_BEFORE, value)
         mutation.record(record)
 
-    await data.mutate(change, by_admin=by_admin)
+    await data.mutate(change, by_admin=author.by_admin)
 
 
 def _join(_base: bytes | None, ours: bytes | None, theirs: bytes | None) -> bytes | None:

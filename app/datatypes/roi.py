@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from app.core.errors import Invalid, TooLarge
 from app.core.geometry import MAX_COORDINATE, Box, Triple
+from app.datatypes.author import Author
 from app.datatypes.config import Config
 from app.datatypes.datatype import Datatype
 from app.formats import compression
 from app.versioning.datastore import Data
-from app.versioning.log import Record
 from app.versioning.merge import by_key
 from app.versioning.snapshot import Snapshot
 from app.versioning.tree import Mutation
@@ -114,10 +114,10 @@ def parse_spans(value: Any) -> I32:
     return np.unique(given, axis=0).astype(np.int32)
 
 
-async def put(data: Data, new: I32, user: str, app: str, *, by_admin: bool) -> None:
+async def put(data: Data, new: I32, author: Author) -> None:
     """Replace the region of this version; without spans it is empty."""
     value = _encoded(new)
-    record = Record("roi", data.home.uuid, await data.mutation_id(), user, app, {"Spans": len(new)})
+    record = author.record(data, "roi", await data.mutation_id(), {"Spans": len(new)})
 
     async def change(mutation: Mutation) -> None:
         if value is None:
@@ -126,7 +126,7 @@ async def put(data: Data, new: I32, user: str, app: str, *, by_admin: bool) -> N
             mutation.put(_KEY, value)
         mutation.record(record)
 
-    await data.mutate(change, by_admin=by_admin)
+    await data.mutate(change, by_admin=author.by_admin)
 
 
 def parse_points(value: Any) -> I64:

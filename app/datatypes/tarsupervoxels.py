@@ -14,13 +14,13 @@ import numpy as np
 
 from app.core.errors import Absent, Invalid
 from app.datatypes import values
+from app.datatypes.author import Author
 from app.datatypes.config import Config
 from app.datatypes.datatype import Datatype
 from app.datatypes.labelmap import index
 from app.datatypes.values import Large, Small
 from app.formats import tar_stream
 from app.versioning.datastore import Data
-from app.versioning.log import Record
 from app.versioning.snapshot import Snapshot
 from app.versioning.tree import Mutation
 
@@ -115,43 +115,41 @@ async def exist(snapshot: Snapshot, wanted: Sequence[int]) -> list[bool]:
     return [key in there for key in names]
 
 
-async def put_stream(
-    data: Data, supervoxel: int, stream: AsyncIterator[bytes], user: str, app: str, *, by_admin: bool
-) -> None:
+async def put_stream(data: Data, supervoxel: int, stream: AsyncIterator[bytes], author: Author) -> None:
     """Write the file of a supervoxel while it comes in."""
-    value = await values.upload(data, stream, by_admin=by_admin)
-    await _put(data, [(supervoxel, value)], user, app, by_admin)
+    value = await values.upload(data, stream, by_admin=author.by_admin)
+    await _put(data, [(supervoxel, value)], author)
 
 
-async def load(data: Data, stream: AsyncIterator[bytes], user: str, app: str, *, by_admin: bool) -> None:
+async def load(data: Data, stream: AsyncIterator[bytes], author: Author) -> None:
     """Write all files of a tar archive, or none, while it comes in."""
     items: list[tuple[int, bytes | Large]] = []
     held = 0
     try:
         async for title, content in tar_stream.members(stream):
             supervoxel = parse_name(data, title)
-            value = await values.upload(data, content, by_admin=by_admin)
+            value = await values.upload(data, content, by_admin=author.by_admin)
             items.append((supervoxel, value))
             held += len(value) if isinstance(value, bytes) else 0
             if held > HELD_BYTES:
-                items = await _set_aside(data, items, by_admin)
+                items = await _set_aside(data, items, author)
                 held = 0
     except BaseException:
-        await asyncio.shield(_discard(data, items, by_admin))
+        await asyncio.shield(_discard(data, items, author))
         raise
-    await _put(data, items, user, app, by_admin)
+    await _put(data, items, author)
 
 
 async def _set_aside(
-    data: Data, items: Sequence[tuple[int, bytes | Large]], by_admin: bool
+    data: Data, items: Sequence[tuple[int, bytes | Large]], author: Author
 ) -> list[tuple[int, bytes | Large]]:
     contents = [value for _, value in items if isinstance(value, bytes)]
-    aside = iter(await values.set_aside(data, contents, by_admin=by_admin))
+    aside = iter(await values.set_aside(data, contents, by_admin=author.by_admin))
     return [(supervoxel, next(aside) if isinstance(value, bytes) else value) for supervoxel, value in items]
 
 
-async def _put(data: Data, items: Sequence[tuple[int, bytes | Large]], user: str, app: str, by_admin: bool) -> None:
-    record = Record("supervoxels", data.home.uuid, await data.mutation_id(), user, app)
+async def _put(data: Data, items: Sequence[tuple[int, bytes | Large]], author: Author) -> None:
+    record = author.record(data, "supervoxels", await data.mutation_id())
 
     async def change(mutation: Mutation) -> None:
         for supervoxel, value in items:
@@ -159,24 +157,26 @@ async def _put(data: Data, items: Sequence[tuple[int, bytes | Large]], user: str
         mutation.record(record)
 
     try:
-        await data.mutate(change, by_admin=by_admin)
+        await data.mutate(change, by_admin=author.by_admin)
     except BaseException:
-        await asyncio.shield(_discard(data, items, by_admin))
+        await asyncio.shield(_discard(data, items, author))
         raise
 
 
-async def _discard(data: Data, items: Sequence[tuple[int, bytes | Large]], by_admin: bool) -> None:
+async def _discard(data: Data, items: Sequence[tuple[int, bytes | Large]], author: Author) -> None:
     for start in range(0, len(items), _TOGETHER):
         part = items[start : start + _TOGETHER]
-        await asyncio.gather(*[values.discard(data, _key(label), value, by_admin=by_admin) for label, value in part])
+        await asyncio.gather(
+            *[values.discard(data, _key(label), value, by_admin=author.by_admin) for label, value in part]
+        )
 
 
-async def delete(data: Data, supervoxel: int, user: str, app: str, *, by_admin: bool) -> None:
+async def delete(data: Data, supervoxel: int, author: Author) -> None:
     """Remove the file of a supervoxel, whether it is there or not."""
-    record = Record("delete", data.home.uuid, await data.mutation_id(), user, app)
+    record = author.record(data, "delete", await data.mutation_id())
 
     async def change(mutation: Mutation) -> None:
         await values.delete(mutation, _key(supervoxel))
         mutation.record(record)
 
-    await data.mutate(change, by_admin=by_admin)
+    await data.mutate(change, by_admin=author.by_admin)

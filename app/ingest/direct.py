@@ -8,6 +8,7 @@ from app.core.errors import Invalid, NotAllowed, Unknown
 from app.core.geometry import Box, Triple
 from app.core.work import Workers
 from app.datatypes import DATATYPES, voxels
+from app.datatypes.author import Author
 from app.datatypes.config import Config
 from app.datatypes.imageblk import read as imageblk_read
 from app.datatypes.imageblk import write as imageblk_write
@@ -18,10 +19,9 @@ from app.ingest.progress import Extents
 from app.ingest.target import LABELS, Array, Wanted
 from app.versioning.datastore import Data, Datastore
 from app.versioning.graph import Instance, Repo
-from app.versioning.log import Record
 from app.versioning.tree import Mutation
 
-APP = "dvid-cloud-ingest"
+AUTHOR = Author(app="dvid-cloud-ingest")
 
 
 class DirectTarget:
@@ -50,19 +50,15 @@ class DirectTarget:
         """Replace what is there."""
         if self.typename != LABELS:
             body = found.tobytes()
-            await imageblk_write.volume(
-                self.data, self._workers, box, body, None, "", APP, mutate=False, by_admin=False
-            )
+            await imageblk_write.volume(self.data, self._workers, box, body, None, AUTHOR, mutate=False)
             return
         scales = write.check_scales(self.data, self.data.instance.settings["max_scale"])
         prepared = await write.prepare_volume(self.data, found, box.start, scales, self._workers)
-        await write.store(
-            self.data, prepared, action="ingest-raw", workers=self._workers, user="", app=APP, scales=scales
-        )
+        await write.store(self.data, prepared, action="ingest-raw", workers=self._workers, author=AUTHOR, scales=scales)
 
     async def set_extents(self, extents: Extents) -> None:
         """Say where the data really end."""
-        record = Record("extents", self.data.home.uuid, 0, "", APP)
+        record = AUTHOR.record(self.data, "extents")
 
         async def change(mutation: Mutation) -> None:
             voxels.set_extents(mutation, {"MinPoint": extents[0], "MaxPoint": extents[1]})

@@ -14,7 +14,6 @@ from app.datatypes.annotation.writer import Writer
 from app.formats import element_json
 from app.routes import answers
 from app.routes.endpoint import Parameter, endpoint
-from app.routes.keyvalue import may_write_locked
 from app.routes.labelmap.parameters import body_label
 from app.routes.request import Request
 from app.routes.roi import region
@@ -30,7 +29,7 @@ _RELATIONS = Parameter("relationships", "true adds relations, verbose also what 
 
 def _writer(request: Request) -> Writer:
     is_silent = request.query.get("kafkalog") == "off"
-    return Writer(request.data, request.user, request.app, may_write_locked(request), is_silent)
+    return Writer(request.data, request.author, is_silent)
 
 
 def _relations(request: Request) -> read.Relations:

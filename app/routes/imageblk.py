@@ -15,7 +15,6 @@ from app.datatypes.imageblk.kinds import Array, image_of
 from app.formats import block_stream, images
 from app.routes import answers, shapes
 from app.routes.endpoint import Parameter, endpoint
-from app.routes.keyvalue import may_write_locked
 from app.routes.request import Request
 from app.routes.roi import region
 
@@ -121,10 +120,8 @@ async def post_raw(request: Request) -> Response:
         box,
         await request.body(),
         mask,
-        request.user,
-        request.app,
+        request.author,
         mutate=request.query["mutate"],
-        by_admin=may_write_locked(request),
     )
     return answers.empty()
 
@@ -235,10 +232,8 @@ async def post_blocks(request: Request) -> Response:
         first,
         count,
         body,
-        request.user,
-        request.app,
+        request.author,
         mutate=request.query["mutate"],
-        by_admin=may_write_locked(request),
     )
     return answers.empty()
 

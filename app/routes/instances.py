@@ -11,7 +11,6 @@ from app.core.errors import Invalid
 from app.datatypes import DATATYPES
 from app.routes import answers, documentation
 from app.routes.endpoint import Parameter, endpoint
-from app.routes.keyvalue import may_write_locked
 from app.routes.request import Request
 from app.versioning import blobs
 from app.versioning.datastore import Data
@@ -66,8 +65,7 @@ async def post_sync(request: Request) -> Response:
     edited = await edit(data, syncs=chosen)
     added = [other for other in others if other.instance.uuid not in data.instance.syncs]
     if datatype.synced is not None and added:
-        by_admin = may_write_locked(request)
-        await datatype.synced(replace(data, instance=edited), added, request.user, request.app, by_admin)
+        await datatype.synced(replace(data, instance=edited), added, request.author)
     return answers.empty()
 
 

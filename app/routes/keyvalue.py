@@ -62,7 +62,7 @@ async def get_keyvalues(request: Request) -> Response:
 async def post_keyvalues(request: Request) -> Response:
     """Write many values, all or none."""
     items = await keyvalues.pairs(request)
-    await keyvalue.put(request.data, items, request.user, request.app, by_admin=may_write_locked(request))
+    await keyvalue.put(request.data, items, request.author)
     return answers.empty()
 
 
@@ -97,29 +97,22 @@ async def get_key(request: Request) -> Response:
 @endpoint("POST", "key/{key}", body="the value")
 async def post_key(request: Request) -> Response:
     """Write the value of a key. It may be of any size: a large one is written while it comes in."""
-    key, by_admin = request.path["key"], may_write_locked(request)
+    key = request.path["key"]
     length = request.header(b"content-length")
     if length is not None and length.isdigit() and int(length) <= PIECE_BYTES:
         item = (key, await request.body())
-        await keyvalue.put(request.data, [item], request.user, request.app, by_admin=by_admin)
+        await keyvalue.put(request.data, [item], request.author)
     else:
         request.check_length()
-        stream = request.stream()
-        await keyvalue.put_stream(request.data, key, stream, request.user, request.app, by_admin=by_admin)
+        await keyvalue.put_stream(request.data, key, request.stream(), request.author)
     return answers.empty()
 
 
 @endpoint("DELETE", "key/{key}")
 async def delete_key(request: Request) -> Response:
     """Remove a key, whether it is there or not."""
-    key = request.path["key"]
-    await keyvalue.delete(request.data, key, request.user, request.app, by_admin=may_write_locked(request))
+    await keyvalue.delete(request.data, request.path["key"], request.author)
     return answers.empty()
-
-
-def may_write_locked(request: Request) -> bool:
-    """Whether this request may write to a locked version."""
-    return request.is_admin or request.service.settings.full_write
 
 
 async def _items(

@@ -11,7 +11,6 @@ from app.datatypes.labelsz import NO_COUNTS, Counting, Counts
 from app.routes import answers
 from app.routes.annotation import labels_in
 from app.routes.endpoint import Parameter, endpoint
-from app.routes.keyvalue import may_write_locked
 from app.routes.labelmap.parameters import HASH, label_of, labels_in_body
 from app.routes.request import Request
 from app.routes.roi import region
@@ -121,5 +120,5 @@ def _ranks(counts: Counts, index_type: str, least: int, offset: int, number: int
 @endpoint("POST", "reload")
 async def post_reload(request: Request) -> Response:
     """Count from now on also the annotations that were there before the sync. Nothing else needs it."""
-    await labelsz.reload(request.data, request.user, request.app, by_admin=may_write_locked(request))
+    await labelsz.reload(request.data, request.author)
     return answers.empty()

@@ -14,7 +14,6 @@ from app.datatypes.neuronjson.writing import METADATA, Author
 from app.datatypes.values import Small
 from app.routes import answers, keyvalues
 from app.routes.endpoint import Parameter, endpoint
-from app.routes.keyvalue import may_write_locked
 from app.routes.request import Request
 
 JSON = "application/json"
@@ -37,7 +36,7 @@ def _view(request: Request) -> View:
 
 
 def _author(request: Request) -> Author:
-    return Author(request.user, request.app, may_write_locked(request))
+    return Author(request.user, request.app, request.may_write_locked)
 
 
 async def _listed(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

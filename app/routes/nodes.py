@@ -31,7 +31,7 @@ async def post_note(request: Request) -> Response:
     assert request.repo is not None
     note = _text(await request.json_object(), "note")
     await request.service.datastore.repos.edit_version(
-        request.repo.root, request.version.uuid, note=note, by_admin=_may_write_locked(request)
+        request.repo.root, request.version.uuid, note=note, by_admin=request.may_write_locked
     )
     return answers.empty()
 
@@ -50,7 +50,7 @@ async def post_log(request: Request) -> Response:
         request.repo.root,
         request.version.uuid,
         log=lines_of(await request.json_object()),
-        by_admin=_may_write_locked(request),
+        by_admin=request.may_write_locked,
     )
     return answers.empty()
 
@@ -118,7 +118,3 @@ async def post_tag(request: Request) -> Response:
         locked=True,
     )
     return answers.json({"child": child})
-
-
-def _may_write_locked(request: Request) -> bool:
-    return request.is_admin or request.service.settings.full_write

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from app.core.errors import Invalid, TooLarge
+from app.datatypes.author import Author
 from app.routes.authority import Right
 from app.versioning.datastore import Data
 from app.versioning.graph import Repo, Version
@@ -82,6 +83,16 @@ class Request:
     def app(self) -> str:
         """The client's name (`app`)."""
         return self.raw_query.get("app", "")
+
+    @property
+    def may_write_locked(self) -> bool:
+        """Whether this request may write to a locked version."""
+        return self.is_admin or self.service.settings.full_write
+
+    @property
+    def author(self) -> Author:
+        """Who writes, if this writes."""
+        return Author(self.user, self.app, self.may_write_locked)
 
     def header(self, name: bytes) -> str | None:
         """A header by its lower-case name."""

@@ -10,7 +10,6 @@ from app.core.errors import Invalid, TooLarge
 from app.datatypes import roi
 from app.routes import answers, shapes
 from app.routes.endpoint import Parameter, endpoint
-from app.routes.keyvalue import may_write_locked
 from app.routes.request import Request
 
 #: About what the JSON of one subvolume takes.
@@ -34,7 +33,7 @@ async def get_roi(request: Request) -> Response:
 async def post_roi(request: Request) -> Response:
     """Replace the region of this version."""
     spans = await request.service.workers.run(roi.parse_spans, await request.json())
-    await roi.put(request.data, spans, request.user, request.app, by_admin=may_write_locked(request))
+    await roi.put(request.data, spans, request.author)
     return answers.empty()
 
 
@@ -42,7 +41,7 @@ async def post_roi(request: Request) -> Response:
 async def delete_roi(request: Request) -> Response:
     """Empty the region of this version."""
     nothing = np.empty((0, 4), np.int32)
-    await roi.put(request.data, nothing, request.user, request.app, by_admin=may_write_locked(request))
+    await roi.put(request.data, nothing, request.author)
     return answers.empty()
 
 

@@ -14,7 +14,7 @@ from app.formats.keyvalues import Form
 from app.routes import answers
 from app.routes.endpoint import endpoint
 from app.routes.instances import edit
-from app.routes.keyvalue import may_write_locked, nothing
+from app.routes.keyvalue import nothing
 from app.routes.labelmap.parameters import HASH, body_label, labels_in_body
 from app.routes.request import Request
 
@@ -33,18 +33,16 @@ async def get_supervoxel(request: Request) -> Response:
 @endpoint("POST", "supervoxel/{supervoxel}", body="the file")
 async def post_supervoxel(request: Request) -> Response:
     """Write the file of a supervoxel, of any size; it is the same in all versions."""
-    supervoxel, by_admin = body_label(request.path["supervoxel"]), may_write_locked(request)
+    supervoxel = body_label(request.path["supervoxel"])
     request.check_length()
-    stream = request.stream()
-    await tarsupervoxels.put_stream(request.data, supervoxel, stream, request.user, request.app, by_admin=by_admin)
+    await tarsupervoxels.put_stream(request.data, supervoxel, request.stream(), request.author)
     return answers.empty()
 
 
 @endpoint("DELETE", "supervoxel/{supervoxel}")
 async def delete_supervoxel(request: Request) -> Response:
     """Remove the file of a supervoxel, whether it is there or not."""
-    supervoxel, by_admin = body_label(request.path["supervoxel"]), may_write_locked(request)
-    await tarsupervoxels.delete(request.data, supervoxel, request.user, request.app, by_admin=by_admin)
+    await tarsupervoxels.delete(request.data, body_label(request.path["supervoxel"]), request.author)
     return answers.empty()
 
 
@@ -52,8 +50,7 @@ async def delete_supervoxel(request: Request) -> Response:
 async def post_load(request: Request) -> Response:
     """Write all files of an archive, or none; it may be of any size."""
     request.check_length()
-    stream, by_admin = request.stream(), may_write_locked(request)
-    await tarsupervoxels.load(request.data, stream, request.user, request.app, by_admin=by_admin)
+    await tarsupervoxels.load(request.data, request.stream(), request.author)
     return answers.empty()
 
 

@@ -9,9 +9,7 @@ from starlette.responses import Response
 from app.datatypes import DATATYPES, voxels
 from app.routes import answers
 from app.routes.endpoint import endpoint
-from app.routes.keyvalue import may_write_locked
 from app.routes.request import Request
-from app.versioning.log import Record
 from app.versioning.tree import Mutation
 
 
@@ -29,13 +27,13 @@ async def get_metadata(request: Request) -> Response:
 async def post_extents(request: Request) -> Response:
     """Replace the extents of this version."""
     data, value = request.data, await request.json()
-    record = Record("extents", data.home.uuid, 0, request.user, request.app)
+    record = request.author.record(data, "extents")
 
     async def change(mutation: Mutation) -> None:
         voxels.set_extents(mutation, value)
         mutation.record(record)
 
-    await data.mutate(change, by_admin=may_write_locked(request))
+    await data.mutate(change, by_admin=request.may_write_locked)
     return answers.empty()
 
 

@@ -17,6 +17,7 @@ from app.backends.store import Store, StoreOptions
 from app.core.errors import NotAllowed
 from app.datatypes import keyvalue
 from app.datatypes import values as values_
+from app.datatypes.author import Author
 from app.versioning import log
 from app.versioning.datastore import Data, Datastore
 from app.versioning.graph import Instance
@@ -129,10 +130,10 @@ class Machine(RuleBasedStateMachine):
             version.edits.append(key)
             if value is None:
                 version.contents.pop(key, None)
-                await keyvalue.delete(await self.data(version), key, "u", "", by_admin=False)
+                await keyvalue.delete(await self.data(version), key, Author("u"))
             else:
                 version.contents[key] = value
-                await keyvalue.put(await self.data(version), [(key, value)], "u", "", by_admin=False)
+                await keyvalue.put(await self.data(version), [(key, value)], Author("u"))
 
     async def lock(self, version: Version) -> None:
         repo, _ = await self.datastore.repos.resolve(version.uuid)

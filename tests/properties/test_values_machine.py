@@ -22,10 +22,10 @@ from app.backends.bucket_catalog import BucketCatalog
 from app.backends.store import Store, StoreOptions
 from app.core.errors import NotAllowed
 from app.datatypes import DATATYPES, keyvalue, values
+from app.datatypes.author import Author
 from app.datatypes.neuronjson import documents, pages, queries, reading, writing
 from app.datatypes.neuronjson.documents import Show
 from app.datatypes.neuronjson.reading import View
-from app.datatypes.neuronjson.writing import Author
 from app.versioning.datastore import Data, Datastore
 from app.versioning.graph import Instance
 from app.versioning.merge import merge_versions
@@ -48,7 +48,7 @@ wanted = st.one_of(
     items, st.lists(items, max_size=2), st.sampled_from(["re/^LC", "re/0$", "exists/0", "exists/1", ["re/2", 5]])
 )
 questions = st.lists(st.dictionaries(names, wanted, min_size=1, max_size=2), min_size=1, max_size=2)
-ANN = Author("ann", "test", by_admin=False)
+ANN = writing.Author("ann", "test", by_admin=False)
 
 
 @dataclass(repr=False, eq=False)
@@ -231,8 +231,8 @@ class Machine(RuleBasedStateMachine):
 
         def change(data: Data) -> Any:
             if by_stream:
-                return keyvalue.put_stream(data, key, in_pieces(value), "u", "a", by_admin=False)
-            return keyvalue.put(data, [("other", b"first"), (key, b"first"), (key, value)], "u", "a", by_admin=False)
+                return keyvalue.put_stream(data, key, in_pieces(value), Author("u", "a"))
+            return keyvalue.put(data, [("other", b"first"), (key, b"first"), (key, value)], Author("u", "a"))
 
         if self.write(pod, version, "keyvalue", change):
             if not by_stream:
@@ -242,7 +242,7 @@ class Machine(RuleBasedStateMachine):
     @rule(draw=st.data(), pod=pods, key=keys)
     def delete(self, draw: st.DataObject, pod: int, key: str) -> None:
         version = self.choose(draw)
-        if self.write(pod, version, "keyvalue", lambda data: keyvalue.delete(data, key, "u", "a", by_admin=False)):
+        if self.write(pod, version, "keyvalue", lambda data: keyvalue.delete(data, key, Author("u", "a"))):
             version.values.pop(key, None)
 
     @rule(draw=st.data(), pod=pods, first=keys, last=keys)

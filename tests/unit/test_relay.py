@@ -19,6 +19,7 @@ from app.bootstrap import open_datastore
 from app.core.errors import NotAllowed, StoreUnavailable
 from app.core.work import Workers
 from app.datatypes import events, keyvalue
+from app.datatypes.author import Author
 from app.datatypes.labelmap import counters, edits, splits, write
 from app.datatypes.labelmap.edits import Editor
 from app.datatypes.neuronjson import writing
@@ -48,7 +49,7 @@ async def with_labels(datastore: Datastore) -> Data:
     data = await datastore.data(repo.root, "seg")
     workers = Workers(1)
     prepared = await write.prepare_volume(data, volume(), (0, 0, 0), 0, workers)
-    await write.store(data, prepared, action="ingest-raw", workers=workers, user="", app="")
+    await write.store(data, prepared, action="ingest-raw", workers=workers, author=Author())
     workers.close()
     return data
 
@@ -135,8 +136,8 @@ async def test_counters_keys_and_annotations_are_told_without_who(tmp_path: Path
         mutation.record(Record("post-maxlabel", labels.home.uuid, 0, "ann", "", {"MaxLabel": 99}))
 
     await labels.mutate(raised)
-    await keyvalue.put(values, [("a", b"12"), ("b", b"345")], "ann", "x", by_admin=False)
-    await keyvalue.delete(values, "a", "ann", "x", by_admin=False)
+    await keyvalue.put(values, [("a", b"12"), ("b", b"345")], Author("ann", "x"))
+    await keyvalue.delete(values, "a", Author("ann", "x"))
     author = writing.Author("ann", "x", False)
     some = [writing.Posted(body, {"bodyid": body, "type": "KC"}, 20) for body in (7, 8)]
     for posted in (some[:1], some):
@@ -193,14 +194,14 @@ async def test_what_is_too_large_is_a_reference(tmp_path: Path) -> None:
 
 async def test_versions_are_told_once_each(tmp_path: Path) -> None:
     data = await with_keys(datastore := await opened(str(tmp_path)))
-    await keyvalue.put(data, [("a", b"1")], "", "", by_admin=False)
+    await keyvalue.put(data, [("a", b"1")], Author())
     await datastore.lock(data.repo, data.version.uuid, "", [])
     child = await datastore.repos.add_version(data.repo.root, [data.version.uuid])
     bus = MemoryBus()
     passing = Relay(datastore, bus, events)
     await passing.round()
     later = await datastore.data(child, "kv")
-    await keyvalue.put(later, [("b", b"1")], "", "", by_admin=False)
+    await keyvalue.put(later, [("b", b"1")], Author())
     await passing.round()
     said = [json.loads(message.value) for message in of_data(bus)]
     assert [(message["Key"], message["UUID"]) for message in said] == [
@@ -289,13 +290,13 @@ async def test_two_pods_leave_no_gap(tmp_path: Path) -> None:
 async def test_a_relay_begins_from_now(tmp_path: Path) -> None:
     data = await with_keys(datastore := await opened(str(tmp_path)))
     untouched = await with_keys(datastore, "untouched")
-    await keyvalue.put(data, [("old", b"")], "", "", by_admin=False)
+    await keyvalue.put(data, [("old", b"")], Author())
     bus = MemoryBus()
     await Relay(datastore, bus, events, from_now=True).begin()
     # It ends before its first round; one that comes later, of either kind, tells what came meanwhile.
     later = await with_keys(datastore, "later")
     for each in (data, untouched, later):
-        await keyvalue.put(each, [("new", b"")], "", "", by_admin=False)
+        await keyvalue.put(each, [("new", b"")], Author())
     for from_now in (True, False):
         await Relay(datastore, bus, events, from_now=from_now).round()
     keys = {topic.rpartition("-")[2]: [each.get("Key") for each in told(bus, topic)] for topic in bus.topics}
@@ -305,7 +306,7 @@ async def test_a_relay_begins_from_now(tmp_path: Path) -> None:
 
 async def test_one_that_has_begun_leaves_nothing_out(tmp_path: Path) -> None:
     data = await with_keys(datastore := await opened(str(tmp_path)))
-    await keyvalue.put(data, [("old", b"")], "", "", by_admin=False)
+    await keyvalue.put(data, [("old", b"")], Author())
     await Relay(datastore, MemoryBus(), events).begin()
     bus = MemoryBus()
     await Relay(datastore, bus, events, from_now=True).round()
@@ -361,7 +362,7 @@ async def _relayed(store: str, steps: list[tuple[str, Any]]) -> None:
         for step, value in [*steps, ("pass", 0)]:
             if step == "write":
                 items = [(str(number + offset), b"") for offset in range(value)]
-                await keyvalue.put(data, items, "", "", by_admin=False)
+                await keyvalue.put(data, items, Author())
                 number += value
             elif step == "note":
                 for _ in range(value):
@@ -402,7 +403,7 @@ async def test_a_loop_outlives_failures(tmp_path: Path) -> None:
     bus = MemoryBus()
     bus.taken_before_failure = 1
     running = asyncio.create_task(Relay(datastore, bus, events).run(0.01))
-    await keyvalue.put(data, [(str(n), b"") for n in range(3)], "", "", by_admin=False)
+    await keyvalue.put(data, [(str(n), b"") for n in range(3)], Author())
     while len(_first_told(bus, "data", "Key")) < 3:
         assert not running.done()
         await asyncio.sleep(0.01)

@@ -18,6 +18,7 @@ from app.cli import main
 from app.core.geometry import Box
 from app.core.work import Workers
 from app.datatypes import voxels
+from app.datatypes.author import Author
 from app.datatypes.labelmap import counters, deltas, edits, groups, index, keys, mapping, posted, read, write
 from app.datatypes.labelmap.checks import recount
 from app.datatypes.labelmap.checks.repair import repair
@@ -57,7 +58,7 @@ async def filled(store: str) -> Data:
     """A small volume with some history of edits."""
     data = await opened(store)
     prepared = await write.prepare_volume(data, labels(), (0, 0, 0), 1, WORKERS)
-    await write.store(data, prepared, action="ingest-raw", workers=WORKERS, user="", app="", scales=1)
+    await write.store(data, prepared, action="ingest-raw", workers=WORKERS, author=Author(), scales=1)
     await edits.merge(data, 1, [2, 3, 4], Editor())
     await edits.merge(data, 5, [6, 7], Editor())
     await edits.merge(data, 5, [1], Editor())
@@ -278,7 +279,7 @@ async def test_reindex_makes_the_index_of_ingested_supervoxels(store: str) -> No
     data, twin = await opened(store, max_downres=0), await filled(store + "2")
     volume = labels()
     prepared = await write.prepare_volume(data, volume, (0, 0, 0), 0, WORKERS)
-    await write.store(data, prepared, action="ingest-supervoxels", workers=WORKERS, user="", app="")
+    await write.store(data, prepared, action="ingest-supervoxels", workers=WORKERS, author=Author())
 
     async def mapped(mutation: Mutation) -> None:
         await posted.put_mapping(mutation, np.array([2, 3, 9], np.uint64), np.array([1, 1, 200], np.uint64))
@@ -302,7 +303,7 @@ async def test_reindex_makes_the_index_of_ingested_supervoxels(store: str) -> No
 async def test_reindex_beside_writers(store: str) -> None:
     data = await opened(store, max_downres=0)
     prepared = await write.prepare_volume(data, labels(), (0, 0, 0), 0, WORKERS)
-    await write.store(data, prepared, action="ingest-supervoxels", workers=WORKERS, user="", app="")
+    await write.store(data, prepared, action="ingest-supervoxels", workers=WORKERS, author=Author())
     rest = asyncio.Event()
 
     async def paint() -> None:
@@ -312,7 +313,7 @@ async def test_reindex_beside_writers(store: str) -> None:
             corner = tuple((random.integers(0, 4, 3) * EDGE).tolist())
             volume = labels(int(random.integers(1 << 30)))[:EDGE, :EDGE, :EDGE]
             written = await write.prepare_volume(data, np.ascontiguousarray(volume), corner, 0, WORKERS)  # type: ignore[arg-type]
-            await write.store(data, written, action="post-blocks", workers=WORKERS, user="", app="")
+            await write.store(data, written, action="post-blocks", workers=WORKERS, author=Author())
             await asyncio.sleep(0.002)
 
     painting = asyncio.create_task(paint())

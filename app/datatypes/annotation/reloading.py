@@ -11,6 +11,7 @@ from app.datatypes import voxels
 from app.datatypes.annotation import blocks, deltas, finding, keys, labels, storing, table
 from app.datatypes.annotation.labels import Labels
 from app.datatypes.annotation.writer import Writer
+from app.datatypes.author import Author
 from app.versioning.datastore import Data
 from app.versioning.tree import Mutation
 
@@ -33,7 +34,7 @@ async def reload(writer: Writer) -> None:
     await writer.mutate("reload", {}, change)
 
 
-async def synced(data: Data, _others: Sequence[Data], user: str, app: str, by_admin: bool) -> None:
+async def synced(data: Data, _others: Sequence[Data], author: Author) -> None:
     """Look up the elements that are there in the labels that the instance has just been synced with."""
 
     async def nothing_else(_mutation: Mutation, _now: Labels | None) -> None:
@@ -41,7 +42,7 @@ async def synced(data: Data, _others: Sequence[Data], user: str, app: str, by_ad
 
     if not (await data.head()).generation:
         return
-    await Writer(data, user, app, by_admin).mutate("sync", {}, nothing_else)
+    await Writer(data, author).mutate("sync", {}, nothing_else)
 
 
 async def _regrid(mutation: Mutation, shape: Triple) -> None:

@@ -42,7 +42,7 @@ async def post_elements(writer: Writer, elements: Sequence[Element], workers: Wo
     await writer.mutate("element-post", {"Elements": len(prepared.rows)}, change)
     if folding.is_due(*weights):
         with suppress(DvidError):  # the elements are there, and whoever posts next may be luckier
-            await folding.fold(writer.data, by_admin=writer.by_admin)
+            await folding.fold(writer.data, by_admin=writer.author.by_admin)
 
 
 def _check_tags(elements: Sequence[Element], rows: Rows) -> None:

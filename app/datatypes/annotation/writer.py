@@ -14,9 +14,9 @@ from app.datatypes.annotation import keys, labels, table
 from app.datatypes.annotation.events import written
 from app.datatypes.annotation.labels import Labels
 from app.datatypes.annotation.table import U64, Rows
+from app.datatypes.author import Author
 from app.formats.element_json import I32, Element
 from app.versioning.datastore import Data
-from app.versioning.log import Record
 from app.versioning.tree import Mutation
 
 #: A change, which is told the labels of now, and tells the blocks that it wrote if the log shall know.
@@ -28,16 +28,14 @@ class Writer:
     """Who writes to which instance, and whether nobody shall be sent a message about it."""
 
     data: Data
-    user: str
-    app: str
-    by_admin: bool
+    author: Author
     is_silent: bool = False
 
     async def mutate(self, action: str, arguments: Mapping[str, Any], change: Change) -> None:
         """Run a change in one transaction with its record in the log."""
         data = self.data
         silent = {"silent": True} if self.is_silent else {}
-        record = Record(action, data.home.uuid, await data.mutation_id(), self.user, self.app, {**arguments, **silent})
+        record = self.author.record(data, action, await data.mutation_id(), {**arguments, **silent})
 
         async def work(mutation: Mutation) -> None:
             if await mutation.get(keys.GRID) is None:
@@ -46,7 +44,7 @@ class Writer:
             told = {} if places is None else written(mutation.generation + 1, places)
             mutation.record(replace(record, arguments={**record.arguments, **told}))
 
-        await data.mutate(work, by_admin=self.by_admin)
+        await data.mutate(work, by_admin=self.author.by_admin)
 
 
 async def lookup(positions: I32, labels_now: Labels | None) -> U64:

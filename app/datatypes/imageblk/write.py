@@ -10,11 +10,11 @@ from app.core.errors import Invalid, NotAllowed
 from app.core.geometry import Box, Triple
 from app.core.work import Workers
 from app.datatypes import voxels
+from app.datatypes.author import Author
 from app.datatypes.imageblk import blocks
 from app.datatypes.imageblk.kinds import Array, Image, image_of
 from app.datatypes.roi import Mask
 from app.versioning.datastore import Data
-from app.versioning.log import Record
 from app.versioning.tree import Mutation
 
 Packed = tuple[Triple, bytes]
@@ -38,11 +38,9 @@ async def volume(
     box: Box,
     body: bytes,
     mask: Mask | None,
-    user: str,
-    app: str,
+    author: Author,
     *,
     mutate: bool,
-    by_admin: bool,
 ) -> None:
     """Write the voxels of a box, x fastest. With a mask, voxels outside of it keep what they hold."""
     check(data, box, len(body))
@@ -74,7 +72,7 @@ async def volume(
                 mixed.append((place, cut(place), inside))
         places = covered
     packed = await workers.map(pack, [(place,) for place in places])
-    await _put(data, workers, packed, mixed, box, user, app, mutate=mutate, by_admin=by_admin)
+    await _put(data, workers, packed, mixed, box, author, mutate=mutate)
 
 
 async def row(
@@ -83,11 +81,9 @@ async def row(
     first: Triple,
     count: int,
     body: bytes,
-    user: str,
-    app: str,
+    author: Author,
     *,
     mutate: bool,
-    by_admin: bool,
 ) -> None:
     """Write blocks that follow each other along x, one after the other in the body."""
     image = image_of(data)
@@ -101,7 +97,7 @@ async def row(
         return (z, y, x + index), blocks.pack(dense[index], image)
 
     packed = await workers.map(pack, [(index,) for index in range(count)])
-    await _put(data, workers, packed, [], box, user, app, mutate=mutate, by_admin=by_admin)
+    await _put(data, workers, packed, [], box, author, mutate=mutate)
 
 
 async def _put(
@@ -110,16 +106,13 @@ async def _put(
     packed: Sequence[Packed],
     mixed: Sequence[tuple[Triple, Array, Array]],
     box: Box,
-    user: str,
-    app: str,
+    author: Author,
     *,
     mutate: bool,
-    by_admin: bool,
 ) -> None:
     image = image_of(data)
     where = {"Offset": list(box.start[::-1]), "Size": list(box.shape[::-1])}
-    action = "block-mutate" if mutate else "block-ingest"
-    record = Record(action, data.home.uuid, await data.mutation_id(), user, app, where)
+    record = author.record(data, "block-mutate" if mutate else "block-ingest", await data.mutation_id(), where)
 
     async def change(mutation: Mutation) -> None:
         for place, value in packed:
@@ -132,7 +125,7 @@ async def _put(
         await voxels.grow_extents(data, mutation, box)
         mutation.record(record)
 
-    await data.mutate(change, by_admin=by_admin)
+    await data.mutate(change, by_admin=author.by_admin)
 
 
 def _mix(place: Triple, new: Array, inside: Array, old: bytes | None, image: Image) -> Packed:

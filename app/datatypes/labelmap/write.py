@@ -22,12 +22,12 @@ from app.core.errors import Invalid
 from app.core.geometry import Box, Triple
 from app.core.work import Workers
 from app.datatypes import voxels
+from app.datatypes.author import Author
 from app.datatypes.labelmap import blocks, counters, deltas, index, keys, touched
 from app.datatypes.labelmap.blocks import U8
 from app.datatypes.labelmap.keys import U64
 from app.kernels import downres, label_block
 from app.versioning.datastore import Data
-from app.versioning.log import Record
 from app.versioning.tree import Mutation
 
 
@@ -96,13 +96,11 @@ async def store(
     *,
     action: str,
     workers: Workers,
-    user: str,
-    app: str,
+    author: Author,
     scale: int = 0,
     indexing: bool = True,
     mask: Mask | None = None,
     scales: int = 0,
-    by_admin: bool = False,
 ) -> None:
     """Store blocks of one scale: with the index, extents and largest label if it is scale 0, and coarser scales.
 
@@ -139,12 +137,12 @@ async def store(
             if largest:
                 await counters.raise_max_label(mutation, largest)
         changed = touched.encode(places) if scale == 0 else b""
-        mutation.record(Record(action, data.home.uuid, mutation_id, user, app, touched=changed))
+        mutation.record(author.record(data, action, mutation_id, touched=changed))
 
     await index.make_known(await data.head())
-    await data.mutate(change, by_admin=by_admin)
+    await data.mutate(change, by_admin=author.by_admin)
     if is_base and indexing:
-        await deltas.fold(data, by_admin=by_admin)
+        await deltas.fold(data, by_admin=author.by_admin)
 
 
 def _times(zyx: Iterable[int], shape: Triple) -> Triple:

@@ -21,7 +21,6 @@ from app.formats.dvid_pb2 import LabelIndex, LabelIndices, MappingOps
 from app.formats.keyvalues import varint
 from app.routes import answers
 from app.routes.endpoint import Parameter, endpoint
-from app.routes.keyvalue import may_write_locked
 from app.routes.labelmap.parameters import HASH, MAX_LABEL, body_label, check_indexed, label_of, labels_in_body
 from app.routes.request import Request
 from app.versioning.log import Record
@@ -198,8 +197,8 @@ async def _put_indices(request: Request, messages: list[Any]) -> None:
             await counters.raise_max_label(mutation, largest)
         mutation.record(record)
 
-    await data.mutate(change, by_admin=may_write_locked(request))
-    await deltas.fold(data, by_admin=may_write_locked(request))
+    await data.mutate(change, by_admin=request.may_write_locked)
+    await deltas.fold(data, by_admin=request.may_write_locked)
 
 
 def _parse(message: Any, body: bytes) -> Any:
@@ -276,7 +275,7 @@ async def post_mappings(request: Request) -> Response:
         await posted.put_mapping(mutation, supervoxels, of_supervoxels)
         mutation.record(record)
 
-    await data.mutate(change, by_admin=may_write_locked(request))
+    await data.mutate(change, by_admin=request.may_write_locked)
     return answers.empty()
 
 
@@ -345,7 +344,7 @@ async def post_set_nextlabel(request: Request) -> Response:
     async def change(mutation: Mutation) -> None:
         mutation.record(record)
 
-    await data.mutate(change, by_admin=may_write_locked(request))
+    await data.mutate(change, by_admin=request.may_write_locked)
     return answers.empty()
 
 
@@ -357,4 +356,4 @@ async def _raise(request: Request, label: int, action: str, arguments: dict[str,
         await counters.raise_max_label(mutation, label)
         mutation.record(Record(action, data.home.uuid, 0, request.user, request.app, arguments))
 
-    await data.mutate(change, by_admin=may_write_locked(request))
+    await data.mutate(change, by_admin=request.may_write_locked)

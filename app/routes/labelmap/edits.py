@@ -10,13 +10,12 @@ from app.datatypes.labelmap.edits import Editor
 from app.formats import sparse_volumes
 from app.routes import answers
 from app.routes.endpoint import Parameter, endpoint
-from app.routes.keyvalue import may_write_locked
 from app.routes.labelmap.parameters import MAX_LABEL, body_label, check_indexed, label_list
 from app.routes.request import Request
 
 
 def _editor(request: Request) -> Editor:
-    return Editor(request.user, request.app, may_write_locked(request))
+    return Editor(request.user, request.app, request.may_write_locked)
 
 
 @endpoint("POST", "merge", body="[target, body, ...]", answer='{"MutationID": n}')

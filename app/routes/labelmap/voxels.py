@@ -16,7 +16,6 @@ from app.datatypes.labelmap import colors, read, write
 from app.formats import block_stream, color_images, compression, images
 from app.routes import answers, shapes
 from app.routes.endpoint import Parameter, endpoint
-from app.routes.keyvalue import may_write_locked
 from app.routes.labelmap.parameters import HASH, ROI, SCALE, SUPERVOXELS, THROTTLE, hashed_json, mapping_of, mask_of
 from app.routes.request import Request
 
@@ -257,11 +256,9 @@ async def post_raw(request: Request) -> Response:
         prepared,
         action="ingest-raw" if not request.query["mutate"] else "mutate-raw",
         workers=workers,
-        user=request.user,
-        app=request.app,
+        author=request.author,
         mask=mask,
         scales=scales,
-        by_admin=may_write_locked(request),
     )
     return answers.empty()
 
@@ -327,10 +324,8 @@ async def _store_stream(request: Request, action: str, reduce: bool, indexing: b
         await workers.map(write.prepare_packed, items),
         action=action,
         workers=workers,
-        user=request.user,
-        app=request.app,
+        author=request.author,
         scale=request.query["scale"],
         indexing=indexing,
         scales=scales,
-        by_admin=may_write_locked(request),
     )
