@@ -1,4 +1,4 @@
-"""Which arrays does compiled code take, and how do they grow?"""
+"""Which arrays does compiled code take, how do they grow, and where in a sorted one is a value?"""
 
 from typing import Any
 
@@ -43,6 +43,19 @@ def frozen_c(data: npt.NDArray[Any], dtype: type[np.generic], ndim: int, name: s
 def xyz(zyx: Any) -> str:
     """Return three sizes or coordinates, z, y, x, as messages say them: x×y×z."""
     return "×".join(str(int(side)) for side in reversed(tuple(zyx)))
+
+
+@njit(nogil=True, cache=True)
+def place_in(table: U64 | I64, value: Int) -> Int:
+    """Return the place of a value in a sorted array, or -1."""
+    low, high = 0, len(table)
+    while low < high:
+        middle = (low + high) >> 1
+        if table[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < len(table) and table[low] == value else -1
 
 
 @njit(nogil=True, cache=True)

@@ -7,7 +7,7 @@ first. What lies beyond the block's last voxel is 0.
 import numpy as np
 from numba import njit
 
-from app.kernels.arrays import I64, U8, U64, Int, frozen_c
+from app.kernels.arrays import I64, U8, U64, Int, frozen_c, place_in
 from app.kernels.label_block.layout import positions
 from app.kernels.packed import unpack_sub, width_of
 from app.kernels.words import get32, get64
@@ -42,25 +42,12 @@ _ONE, _TWO = _tables()
 
 
 @njit(nogil=True, cache=True)
-def contains(wanted: U64, label: np.uint64) -> bool:
-    """Look up ``label`` in a sorted list."""
-    low, high = 0, wanted.size
-    while low < high:
-        middle = (low + high) >> 1
-        if wanted[middle] < label:
-            low = middle + 1
-        else:
-            high = middle
-    return low < wanted.size and wanted[low] == label
-
-
-@njit(nogil=True, cache=True)
 def flags_of(data: U8, n_labels: Int, wanted: U64) -> U8:
     """Return per entry of a block's header list whether it is wanted (uint8, n_labels + 1; the last: is label 0)."""
     flags = np.zeros(n_labels + 1, np.uint8)
     for i in range(n_labels):
-        flags[i] = contains(wanted, get64(data, 16 + 8 * i))
-    flags[n_labels] = contains(wanted, np.uint64(0))
+        flags[i] = place_in(wanted, get64(data, 16 + 8 * i)) >= 0
+    flags[n_labels] = place_in(wanted, np.uint64(0)) >= 0
     return flags
 
 

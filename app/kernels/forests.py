@@ -7,7 +7,7 @@ own: a body) and its body. Small tables of late changes, also sorted, take prece
 import numpy as np
 from numba import njit
 
-from app.kernels.arrays import I64, U64, Int, frozen_c
+from app.kernels.arrays import I64, U64, frozen_c, place_in
 
 #: In `late_slots_of`: the supervoxel is in no group any more.
 NOWHERE = -1
@@ -50,19 +50,6 @@ def bodies(
 
 
 @njit(nogil=True, cache=True)
-def _find(table: U64 | I64, value: Int) -> Int:
-    """The place of a value in a sorted table, or -1."""
-    low, high = 0, len(table)
-    while low < high:
-        middle = (low + high) >> 1
-        if table[middle] < value:
-            low = middle + 1
-        else:
-            high = middle
-    return low if low < len(table) and table[low] == value else -1
-
-
-@njit(nogil=True, cache=True)
 def _bodies(
     labels: U64,
     supervoxels: U64,
@@ -79,15 +66,15 @@ def _bodies(
     differs = False
     for at in range(len(labels)):
         label = labels[at]
-        place = _find(late_supervoxels, label)
+        place = place_in(late_supervoxels, label)
         if place >= 0:
             slot = late_slots_of[place]
         else:
-            place = _find(supervoxels, label)
+            place = place_in(supervoxels, label)
             slot = slots_of[place] if place >= 0 else np.int64(NOWHERE)
         body = label
         while slot >= 0:
-            late = _find(late_slots, slot)
+            late = place_in(late_slots, slot)
             if late >= 0:
                 if late_parents[late] == TOP:
                     body = late_tops[late]

@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from app.kernels.arrays import U8, U16, Int
-from app.kernels.words import get64_big, put64_big
+from app.kernels.words import get64_big, get64_big_inside, put64_big
 
 
 @njit(nogil=True, cache=True)
@@ -65,17 +65,7 @@ def _unpack(data: U8, at: Int, width: Int, values: U16) -> None:
     w = np.uint64(width)
     shift = np.uint64(64) - w
     for r in range(64):
-        p = np.uint64(at + r * width)
-        v = (
-            np.uint64(data[p + np.uint64(7)])
-            | (np.uint64(data[p + np.uint64(6)]) << np.uint64(8))
-            | (np.uint64(data[p + np.uint64(5)]) << np.uint64(16))
-            | (np.uint64(data[p + np.uint64(4)]) << np.uint64(24))
-            | (np.uint64(data[p + np.uint64(3)]) << np.uint64(32))
-            | (np.uint64(data[p + np.uint64(2)]) << np.uint64(40))
-            | (np.uint64(data[p + np.uint64(1)]) << np.uint64(48))
-            | (np.uint64(data[p]) << np.uint64(56))
-        )
+        v = get64_big_inside(data, at + r * width)
         q = np.uint64(8 * r)
         for i in range(8):
             values[q + np.uint64(i)] = np.uint16(v >> shift)

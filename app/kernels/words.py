@@ -42,29 +42,6 @@ def get64(data: U8, at: Int) -> np.uint64:
 
 
 @njit(nogil=True, cache=True)
-def get64_big(data: U8, at: Int) -> np.uint64:
-    """Read a big-endian uint64; bytes beyond the end of ``data`` read as 0."""
-    p = np.uint64(at)
-    if at + 8 <= data.size:
-        return (
-            np.uint64(data[p + np.uint64(7)])
-            | (np.uint64(data[p + np.uint64(6)]) << np.uint64(8))
-            | (np.uint64(data[p + np.uint64(5)]) << np.uint64(16))
-            | (np.uint64(data[p + np.uint64(4)]) << np.uint64(24))
-            | (np.uint64(data[p + np.uint64(3)]) << np.uint64(32))
-            | (np.uint64(data[p + np.uint64(2)]) << np.uint64(40))
-            | (np.uint64(data[p + np.uint64(1)]) << np.uint64(48))
-            | (np.uint64(data[p]) << np.uint64(56))
-        )
-    v = np.uint64(0)
-    for i in range(8):
-        v <<= np.uint64(8)
-        if at + i < data.size:
-            v |= np.uint64(data[at + i])
-    return v
-
-
-@njit(nogil=True, cache=True)
 def get64_big_inside(data: U8, at: Int) -> np.uint64:
     """Read a big-endian uint64 all of whose bytes are known to be there."""
     p = np.uint64(at)
@@ -78,6 +55,19 @@ def get64_big_inside(data: U8, at: Int) -> np.uint64:
         | (np.uint64(data[p + np.uint64(1)]) << np.uint64(48))
         | (np.uint64(data[p]) << np.uint64(56))
     )
+
+
+@njit(nogil=True, cache=True)
+def get64_big(data: U8, at: Int) -> np.uint64:
+    """Read a big-endian uint64; bytes beyond the end of ``data`` read as 0."""
+    if at + 8 <= data.size:
+        return get64_big_inside(data, at)
+    v = np.uint64(0)
+    for i in range(8):
+        v <<= np.uint64(8)
+        if at + i < data.size:
+            v |= np.uint64(data[at + i])
+    return v
 
 
 @njit(nogil=True, cache=True)

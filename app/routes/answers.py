@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -156,6 +156,23 @@ async def gathered(pieces: AsyncIterator[bytes], media: str, headers: Mapping[st
         if size > STREAMED_BYTES:
             return StreamingResponse(_coarser(held, pieces), media_type=media, headers=headers)
     return Response(b"".join(held), media_type=media, headers=dict(headers or {}))
+
+
+async def in_pieces(starts: range, piece: Callable[[int], Awaitable[bytes]]) -> Response:
+    """What `piece` makes of each start: one answer if there is but one, else a stream.
+
+    The first is made before the answer begins, and with it comes nearly every reason to refuse.
+    """
+    first = await piece(starts.start)
+    if len(starts) <= 1:
+        return octets(first)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield first
+        for start in starts[1:]:
+            yield await piece(start)
+
+    return StreamingResponse(pieces(), media_type=OCTETS)
 
 
 async def _coarser(held: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

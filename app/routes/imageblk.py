@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from app.core.errors import Invalid, TooLarge
 from app.core.geometry import Box, Triple, parse_ints, parse_point
@@ -185,20 +185,12 @@ async def _blocks(request: Request, places: Sequence[Triple], *, is_prefetch: bo
             await read.payloads(request.data, snapshot, request.service.workers, part, request.query["compression"])
         )
 
-    first = await piece(0)  # and with it every reason to refuse
+    starts = range(0, len(places), each)
     if is_prefetch:
-        for start in range(each, len(places), each):
+        for start in starts:
             await piece(start)
         return answers.empty()
-    if len(places) <= each:
-        return answers.octets(first)
-
-    async def pieces() -> AsyncIterator[bytes]:
-        yield first
-        for start in range(each, len(places), each):
-            yield await piece(start)
-
-    return StreamingResponse(pieces(), media_type=answers.OCTETS)
+    return await answers.in_pieces(starts, piece)
 
 
 def _span(request: Request) -> tuple[Triple, int]:

@@ -8,10 +8,9 @@ from app.kernels import label_block, segmentation
 from tests.kernels.samples import fib19, real, synthetic
 
 
-def by_tensorstore(data: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Let TensorStore decode ``data`` as the one chunk of a precomputed volume."""
+def one_chunk(shape: tuple[int, int, int], context: ts.Context) -> tuple[ts.TensorStore, str]:
+    """A precomputed volume of TensorStore's in memory that is one chunk, and the chunk's name."""
     z, y, x = shape
-    context = ts.Context()
     spec = {
         "driver": "neuroglancer_precomputed",
         "kvstore": "memory://v/",
@@ -26,8 +25,14 @@ def by_tensorstore(data: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
         },
         "create": True,
     }
-    store = ts.open(spec, context=context).result()
-    ts.KvStore.open("memory://v/", context=context).result().write(f"s/0-{x}_0-{y}_0-{z}", data.tobytes()).result()
+    return ts.open(spec, context=context).result(), f"s/0-{x}_0-{y}_0-{z}"
+
+
+def by_tensorstore(data: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Let TensorStore decode ``data``."""
+    context = ts.Context()
+    store, name = one_chunk(shape, context)
+    ts.KvStore.open("memory://v/", context=context).result().write(name, data.tobytes()).result()
     return store[...].read().result()[..., 0].T
 
 
@@ -84,24 +89,11 @@ def test_grids_and_boxes() -> None:
 def test_tensorstores_own_bytes_are_read() -> None:
     volume = synthetic(12, (20, 13, 30), 0.3)
     context = ts.Context()
-    spec = {
-        "driver": "neuroglancer_precomputed",
-        "kvstore": "memory://v/",
-        "multiscale_metadata": {"data_type": "uint64", "num_channels": 1, "type": "segmentation"},
-        "scale_metadata": {
-            "size": [30, 13, 20],
-            "chunk_size": [30, 13, 20],
-            "encoding": "compressed_segmentation",
-            "compressed_segmentation_block_size": [8, 8, 8],
-            "resolution": [1, 1, 1],
-            "key": "s",
-        },
-        "create": True,
-    }
-    ts.open(spec, context=context).result()[..., 0].write(volume.T).result()
+    store, name = one_chunk(volume.shape, context)
+    store[..., 0].write(volume.T).result()
     kvs = ts.KvStore.open("memory://v/", context=context).result()
-    data = np.frombuffer(kvs.read("s/0-30_0-13_0-20").result().value, np.uint8)
-    np.testing.assert_array_equal(segmentation.decode(data, (20, 13, 30)), volume)
+    data = np.frombuffer(kvs.read(name).result().value, np.uint8)
+    np.testing.assert_array_equal(segmentation.decode(data, volume.shape), volume)
 
 
 def test_equal_tables_are_shared() -> None:

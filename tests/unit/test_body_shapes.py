@@ -10,15 +10,13 @@ import lz4.block
 import numpy as np
 import pytest
 
-from app.bootstrap import build
 from app.datatypes.labelmap import sparse
 from app.formats.dvid_pb2 import LabelIndex, LabelIndices, MappingOps
 from app.kernels.downres import halve
-from app.settings import Settings
 from tests.formats.test_nanovdb import read
+from tests.in_process import post_volume, served_labels
 from tests.kernels.samples import synthetic
 
-ADMIN = "token"
 BLOCK = 32
 SHAPE = (96, 64, 160)
 CORNER = (-64, -32, -96)  # z, y, x
@@ -46,22 +44,11 @@ def pyramid() -> list[tuple[tuple[int, ...], Array]]:
 
 @pytest.fixture
 async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    service = build(Settings(store=str(tmp_path / "store"), durability="process", admin_token=ADMIN))
-    await service.startup()
-    transport = httpx.ASGITransport(app=service)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        root = (await http.post(f"/api/repos?admintoken={ADMIN}", json={"alias": "test"})).json()["root"]
-        settings = {"typename": "labelmap", "dataname": "seg", "BlockSize": ",".join([str(BLOCK)] * 3)}
-        settings["MaxDownresLevel"] = str(SCALES - 1)
-        assert (await http.post(f"/api/repo/{root}/instance", json=settings)).status_code == 200
-        http.base_url = httpx.URL(f"http://test/api/node/{root}/seg/")
-        z, y, x = SHAPE
-        place = "_".join(map(str, reversed(CORNER)))
-        answer = await http.post(f"raw/0_1_2/{x}_{y}_{z}/{place}", content=labels().tobytes())
-        assert answer.status_code == 200, answer.text
+    sides = ",".join([str(BLOCK)] * 3)
+    async with served_labels(tmp_path, BlockSize=sides, MaxDownresLevel=str(SCALES - 1)) as http:
+        await post_volume(http, labels(), CORNER)
         await merge(http)
         yield http
-    await service.shutdown()
 
 
 async def merge(http: httpx.AsyncClient) -> None:

@@ -13,12 +13,9 @@ import pytest
 import tensorstore as ts
 from PIL import Image
 
-from app.bootstrap import build
 from app.formats import block_stream
-from app.routes.service import Service
-from app.settings import Settings
+from tests.in_process import ADMIN, served
 
-ADMIN = "token"
 RNG = np.random.default_rng(7)
 DTYPES = {
     "uint8blk": np.uint8,
@@ -68,20 +65,9 @@ def sources(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def client(tmp_path: Path, sources: Path) -> AsyncIterator[Client]:
-    settings = Settings(
-        store=str(tmp_path / "store"),
-        durability="process",
-        admin_token=ADMIN,
-        sources=[f"file://{sources}"],
-        max_answer_bytes=64 << 20,
-    )
-    service: Service = build(settings)
-    await service.startup()
-    transport = httpx.ASGITransport(app=service)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        answer = await http.post(f"/api/repos?admintoken={ADMIN}", json={"alias": "test"})
-        yield Client(http, answer.json()["root"])
-    await service.shutdown()
+    limits = {"sources": [f"file://{sources}"], "max_answer_bytes": 64 << 20}
+    async with served(tmp_path / "store", **limits) as found:
+        yield Client(found.http, found.root)
 
 
 def random_box(dtype: type, shape: tuple[int, ...]) -> np.ndarray:

@@ -9,13 +9,11 @@ import httpx
 import numpy as np
 import pytest
 
-from app.bootstrap import build
 from app.datatypes.labelmap import proximity
 from app.kernels.downres import halve
-from app.settings import Settings
+from tests.in_process import post_volume, served_labels
 from tests.kernels.samples import synthetic
 
-ADMIN = "token"
 BLOCK = 16
 SHAPE = (64, 32, 96)
 CORNER = np.array([-32, -16, -64])  # z, y, x
@@ -34,20 +32,10 @@ def volume() -> np.ndarray:
 
 @pytest.fixture
 async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    service = build(Settings(store=str(tmp_path / "store"), durability="process", admin_token=ADMIN))
-    await service.startup()
-    transport = httpx.ASGITransport(app=service)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        root = (await http.post(f"/api/repos?admintoken={ADMIN}", json={"alias": "test"})).json()["root"]
-        settings = {"typename": "labelmap", "dataname": "seg", "BlockSize": "16,16,16", "MaxDownresLevel": "2"}
-        settings["VoxelSize"] = ",".join(map(str, VOXEL[::-1].tolist()))
-        assert (await http.post(f"/api/repo/{root}/instance", json=settings)).status_code == 200
-        http.base_url = httpx.URL(f"http://test/api/node/{root}/seg/")
-        z, y, x = SHAPE
-        place = "_".join(map(str, CORNER[::-1].tolist()))
-        assert (await http.post(f"raw/0_1_2/{x}_{y}_{z}/{place}", content=volume().tobytes())).status_code == 200
+    spacing = ",".join(map(str, VOXEL[::-1].tolist()))
+    async with served_labels(tmp_path, BlockSize="16,16,16", MaxDownresLevel="2", VoxelSize=spacing) as http:
+        await post_volume(http, volume(), CORNER.tolist())
         yield http
-    await service.shutdown()
 
 
 def faces(a: np.ndarray, b: np.ndarray) -> tuple[list[int], list[int]]:

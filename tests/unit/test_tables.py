@@ -10,11 +10,9 @@ import pyarrow as pa
 import pytest
 
 from app.backends import ocdbt, ordered_map
-from app.bootstrap import build
 from app.datatypes.labelmap import deltas, export
-from app.settings import Settings
+from tests.in_process import served_labels
 
-ADMIN = "token"
 BLOCK = 16
 CORNER = np.array([-1, 0, -2])  # blocks, z, y, x
 
@@ -29,16 +27,8 @@ def volume(seed: int) -> np.ndarray:
 
 @pytest.fixture
 async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    service = build(Settings(store=str(tmp_path / "store"), durability="process", admin_token=ADMIN))
-    await service.startup()
-    transport = httpx.ASGITransport(app=service)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
-        root = (await http.post(f"/api/repos?admintoken={ADMIN}", json={"alias": "test"})).json()["root"]
-        settings = {"typename": "labelmap", "dataname": "seg", "BlockSize": "16,16,16"}
-        assert (await http.post(f"/api/repo/{root}/instance", json=settings)).status_code == 200
-        http.base_url = httpx.URL(f"http://test/api/node/{root}/seg/")
+    async with served_labels(tmp_path, BlockSize="16,16,16") as http:
         yield http
-    await service.shutdown()
 
 
 async def batches(http: httpx.AsyncClient, path: str) -> int:

@@ -9,11 +9,10 @@ import httpx
 import numpy as np
 import pytest
 
-from app.bootstrap import build
 from app.datatypes import tarsupervoxels
 from app.datatypes.values import PIECE_BYTES
 from app.routes.service import Service
-from app.settings import Settings
+from tests.in_process import served
 
 RNG = np.random.default_rng(3)
 
@@ -36,19 +35,12 @@ class Client:
 
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[Client]:
-    service = build(Settings(store=str(tmp_path), durability="process", admin_token="token"))
-    await service.startup()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=service), base_url="http://test") as http:
-        root = (await http.post("/api/repos?admintoken=token", json={"alias": "test"})).json()["root"]
-        for body in [
-            {"typename": "labelmap", "dataname": "seg", "BlockSize": "16,16,16"},
-            {"typename": "tarsupervoxels", "dataname": "files", "Extension": "dat"},
-        ]:
-            (await http.post(f"/api/repo/{root}/instance", json=body)).raise_for_status()
-        made = Client(service, http, root)
+    async with served(tmp_path) as found:
+        await found.create("labelmap", "seg", BlockSize="16,16,16")
+        await found.create("tarsupervoxels", "files", Extension="dat")
+        made = Client(*found)
         await made.send("POST", "files/sync", content=b'{"sync": "seg"}')
         yield made
-    await service.shutdown()
 
 
 def archive(files: dict[str, bytes]) -> bytes:

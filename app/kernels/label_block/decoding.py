@@ -7,7 +7,7 @@ from app.kernels.arrays import U8, U64, Int, Shape, frozen_c, xyz
 from app.kernels.label_block.header import SUB, header
 from app.kernels.label_block.layout import total_of
 from app.kernels.packed import width_of
-from app.kernels.words import get16, get32, get64, get64_big
+from app.kernels.words import get16, get32, get64, get64_big, get64_big_inside
 
 
 def decode(data: U8, out: U64) -> None:
@@ -100,17 +100,7 @@ def _decode_wide(data: U8, at: Int, width: Int, table: U64, out: U64, z0: Int, y
     w = np.uint64(width)
     shift = np.uint64(64) - w
     for r in range(64):
-        p = np.uint64(at + r * width)
-        v = (
-            np.uint64(data[p + np.uint64(7)])
-            | (np.uint64(data[p + np.uint64(6)]) << np.uint64(8))
-            | (np.uint64(data[p + np.uint64(5)]) << np.uint64(16))
-            | (np.uint64(data[p + np.uint64(4)]) << np.uint64(24))
-            | (np.uint64(data[p + np.uint64(3)]) << np.uint64(32))
-            | (np.uint64(data[p + np.uint64(2)]) << np.uint64(40))
-            | (np.uint64(data[p + np.uint64(1)]) << np.uint64(48))
-            | (np.uint64(data[p]) << np.uint64(56))
-        )
+        v = get64_big_inside(data, at + r * width)
         z = np.uint64(z0 + (r >> 3))
         y = np.uint64(y0 + (r & 7))
         x = np.uint64(x0)

@@ -12,7 +12,7 @@ from typing import Any
 import lz4.block
 import numpy as np
 from google.protobuf.message import DecodeError
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from app.core.errors import Absent, Invalid
 from app.datatypes.config import Config
@@ -23,7 +23,6 @@ from app.routes import answers
 from app.routes.endpoint import Parameter, endpoint
 from app.routes.labelmap.parameters import HASH, MAX_LABEL, body_label, check_indexed, label_of, labels_in_body
 from app.routes.request import Request
-from app.versioning.log import Record
 from app.versioning.snapshot import Snapshot
 from app.versioning.tree import Mutation
 
@@ -152,16 +151,7 @@ async def _of_each(request: Request, part: Callable[[int, bytes | None], bytes])
         found = await asyncio.gather(*[index.message(snapshot, body, workers) for body in some])
         return await workers.run(b"".join, [part(*both) for both in zip(some, found, strict=True)])
 
-    first = await piece(0)  # and with it most reasons to refuse
-    if len(bodies) <= TOGETHER:
-        return answers.octets(first)
-
-    async def pieces() -> AsyncIterator[bytes]:
-        yield first
-        for start in range(TOGETHER, len(bodies), TOGETHER):
-            yield await piece(start)
-
-    return StreamingResponse(pieces(), media_type=answers.OCTETS)
+    return await answers.in_pieces(range(0, len(bodies), TOGETHER), piece)
 
 
 @endpoint("GET", "index-version/{body}", media="text/plain", answer="a UUID")
@@ -189,7 +179,7 @@ async def _put_indices(request: Request, messages: list[Any]) -> None:
     if largest:
         await counters.see(data, largest)
     mutation_id = await data.mutation_id()
-    record = Record("post-indices", data.home.uuid, mutation_id, request.user, request.app)
+    record = request.author.record(data, "post-indices", mutation_id)
 
     async def change(mutation: Mutation) -> None:
         await posted.put_indices(mutation, messages, mutation_id)
@@ -269,7 +259,7 @@ async def post_mappings(request: Request) -> Response:
     numbers = [len(operation.original) for operation in message.mappings]
     of_supervoxels = np.repeat(np.array(bodies, np.uint64), numbers)
     mutation_id = await data.mutation_id()
-    record = Record("post-mappings", data.home.uuid, mutation_id, request.user, request.app)
+    record = request.author.record(data, "post-mappings", mutation_id)
 
     async def change(mutation: Mutation) -> None:
         await posted.put_mapping(mutation, supervoxels, of_supervoxels)
@@ -339,7 +329,7 @@ async def post_set_nextlabel(request: Request) -> Response:
     arguments: dict[str, Any] = {"Next Label": label}
     if changed.ceiling:
         arguments["Ceiling"] = changed.ceiling
-    record = Record("setnextlabel", data.home.uuid, 0, request.user, request.app, arguments)
+    record = request.author.record(data, "setnextlabel", 0, arguments)
 
     async def change(mutation: Mutation) -> None:
         mutation.record(record)
@@ -354,6 +344,6 @@ async def _raise(request: Request, label: int, action: str, arguments: dict[str,
 
     async def change(mutation: Mutation) -> None:
         await counters.raise_max_label(mutation, label)
-        mutation.record(Record(action, data.home.uuid, 0, request.user, request.app, arguments))
+        mutation.record(request.author.record(data, action, 0, arguments))
 
     await data.mutate(change, by_admin=request.may_write_locked)
