@@ -176,6 +176,11 @@ class View:
         stays = [key for key in keys if key not in late]
         return sorted([*stays, *[key for key, value in late.items() if value is not None]])
 
+    def recent(self, range_: Range) -> list[bytes]:
+        """The keys of a range that have not been stored yet, ascending: some of those there are, without reading."""
+        late = None if self._late is None else self._late.between(*range_, self.generation)
+        return [key for key, value in late.items() if value is not None] if late else []
+
     def since(self, generation: int) -> list[bytes] | None:
         """The keys that may hold something else than in an earlier generation; None if that is not known."""
         return None if self._late is None else self._late.since(generation, self.generation)

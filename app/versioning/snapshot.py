@@ -33,6 +33,9 @@ class Reader(Protocol):
     async def keys_of(self, ranges: Sequence[Range]) -> list[list[bytes]]:
         """The keys of several ranges, in the order asked; the lists are not to be changed."""
 
+    def recent(self, range_: Range) -> list[bytes]:
+        """Some of the keys of a range, ascending: those that are known to be there without reading."""
+
     def recall(self, key: bytes, facet: Any) -> Any:
         """What the process remembers under a name, or None.
 
@@ -104,6 +107,10 @@ class Snapshot:
     async def keys_of(self, ranges: Sequence[Range]) -> list[list[bytes]]:
         """The keys of several ranges, in the order asked; the lists are not to be changed."""
         return [[] for _ in ranges] if self.view is None else await self.view.keys_of(ranges)
+
+    def recent(self, range_: Range) -> list[bytes]:
+        """Some of the keys of a range, ascending: those that are known to be there without reading."""
+        return [] if self.view is None else self.view.recent(range_)
 
     async def items(self, first: bytes, last: bytes) -> list[tuple[bytes, bytes]]:
         """All keys and values of a range, ascending."""
@@ -205,6 +212,10 @@ class Overlay:
         """The keys of several ranges, in the order asked; the lists are not to be changed."""
         found = await self._below.keys_of(ranges)
         return [self._with_staged(keys, *range_) for keys, range_ in zip(found, ranges, strict=True)]
+
+    def recent(self, range_: Range) -> list[bytes]:
+        """Some of the keys of a range, ascending: those that are known to be there without reading."""
+        return self._with_staged(self._below.recent(range_), *range_)
 
     def _with_staged(self, below: list[bytes], first: bytes, last: bytes) -> list[bytes]:
         found = [

@@ -30,6 +30,8 @@ FOLD_ROWS = 1 << 17
 JOIN_RATIO = 4
 #: More parts than this are sorted together instead of being merged one after another.
 FEW_PARTS = 8
+#: The rows of so few supervoxels are cut out one by one.
+FEW_LABELS = 8
 #: Lists of `sv/` under way at once.
 TOGETHER = 256
 
@@ -65,6 +67,11 @@ class Deltas:
         for part in self._parts:
             low = part.supervoxels.searchsorted(supervoxels)
             high = part.supervoxels.searchsorted(supervoxels, "right")
+            if len(supervoxels) <= FEW_LABELS:
+                bounds = zip(low.tolist(), high.tolist(), strict=True)
+                rows = [part[start:end] for start, end in bounds if start < end]
+                found += [Counts.joined(rows)] if rows else []
+                continue
             lengths = high - low
             total = int(lengths.sum())
             if total:
@@ -77,13 +84,13 @@ class Deltas:
         return list(self._parts)
 
 
-def latest(parts: list[Counts]) -> Counts:
+def latest(parts: list[Counts], *, are_sorted: bool = False) -> Counts:
     """Of several rows for the same supervoxel and block the last one; sorted by supervoxel, z, y, x."""
     if len(parts) > FEW_PARTS:
         return _sorted(Counts.joined(parts))
     found = Counts.of_keys([])
     for part in parts:
-        rows = part if entries.are_ordered(part.supervoxels, part.blocks) else _sorted(part)
+        rows = part if are_sorted or entries.are_ordered(part.supervoxels, part.blocks) else _sorted(part)
         if not len(found) or not len(rows):
             found = rows if len(rows) else found
             continue

@@ -15,7 +15,8 @@ import orjson
 
 from app.core.errors import Invalid
 from app.datatypes.labelmap import counters, groups, index, keys
-from app.datatypes.labelmap.forest import Forest, look_ahead
+from app.datatypes.labelmap.forest import Forest
+from app.datatypes.labelmap.lookups import Lookups
 from app.versioning.datastore import Data
 from app.versioning.log import Record
 from app.versioning.snapshot import Reader
@@ -59,6 +60,7 @@ async def merge(data: Data, target: int, others: Sequence[int], editor: Editor) 
 
     async def change(mutation: Mutation) -> None:
         forest = Forest(mutation, mutation_id)
+        await forest.before.around([target, *others])
         with_own = await own_supervoxels(mutation, forest, [target, *others])
         for body in (target, *others):
             await check_exists(mutation, forest, body, with_own)
@@ -88,6 +90,7 @@ async def cleave(data: Data, body: int, supervoxels: Sequence[int], editor: Edit
 
     async def change(mutation: Mutation) -> int:
         forest = Forest(mutation, mutation_id)
+        await forest.before.around([body], named)
         moved, ghosts = await _sorted_out(mutation, forest, body, named)
         size, remain = await _sizes(mutation, forest, body, set(moved))
         for label in moved:
@@ -128,6 +131,7 @@ async def renumber(data: Data, old: int, new: int, editor: Editor) -> int:
 
     async def change(mutation: Mutation) -> None:
         forest = Forest(mutation, mutation_id)
+        await forest.before.around([old, new])
         with_own = await own_supervoxels(mutation, forest, [old, new])
         await check_exists(mutation, forest, old, with_own)
         if await exists(mutation, forest, new, with_own):
@@ -147,13 +151,21 @@ async def renumber(data: Data, old: int, new: int, editor: Editor) -> int:
     return mutation_id
 
 
-async def _look_ahead(data: Data, bodies: Sequence[int], supervoxels: Sequence[int] = ()) -> None:
-    """Let this process know what an edit of bodies that counts supervoxels will need, before it waits for its turn."""
+async def _look_ahead(data: Data, bodies: Sequence[int], counted: Sequence[int] = ()) -> None:
+    """Let this process know what an edit of bodies will read, before it waits for its turn.
+
+    `counted`: supervoxels whose voxels are counted, and with them those of the bodies if they are few.
+    """
     snapshot = await data.head()
     await index.make_known(snapshot)
-    await look_ahead(snapshot, bodies, supervoxels)
-    if not supervoxels:
+    lookups = Lookups(snapshot)
+    if not counted:
+        await lookups.around(bodies)
         await index.with_voxels(snapshot, np.array(sorted(bodies), np.uint64))
+        return
+    await lookups.around(bodies, counted, index.lists_of_few(counted))
+    others = {label for body in bodies for label in lookups.few_members(body)}.difference(counted)
+    await snapshot.keys_of(index.lists_of_few(others))
 
 
 async def own_supervoxels(reader: Reader, forest: Forest, bodies: Sequence[int]) -> set[int]:
@@ -213,7 +225,7 @@ async def _sorted_out(
     mutation: Mutation, forest: Forest, body: int, named: Sequence[int]
 ) -> tuple[list[int], list[int]]:
     """Which of the named supervoxels the body lists, and which only a posted mapping sends to it."""
-    await forest.prefetch(named)
+    await forest.before.supervoxels(named)
     moved: list[int] = []
     ghosts: list[int] = []
     for label in named:
@@ -236,7 +248,7 @@ async def _sizes(mutation: Mutation, forest: Forest, body: int, moved: set[int])
     kept = [label for label in await forest.members(body) if label not in moved] if number <= LISTED else []
     is_counted = number <= COUNTED or (number <= LISTED and not is_as_below)
     rows = await index.counts(mutation, np.array(sorted([*moved, *(kept if is_counted else ())]), np.uint64))
-    is_moved = np.isin(rows.supervoxels, np.array([*moved], np.uint64))
+    is_moved = np.isin(rows.supervoxels, np.array([*moved], np.uint64), kind="sort")
     size = int(rows.voxels[is_moved].sum(dtype=np.uint64))
     if not size:
         raise Invalid(f"none of the supervoxels has any voxels in body {body}")

@@ -53,21 +53,26 @@ class Group:
 async def group_of(reader: Reader, supervoxel: int) -> int | None:
     """The group that a supervoxel is in; `RETIRED`, or None if it is in none."""
     found = await reader.keys(*keys.MAP.range_of(supervoxel))
-    return int.from_bytes(found[0][-8:], "big") if found else None
+    return keys.last_number(found[0]) if found else None
 
 
 async def group(reader: Reader, name: int) -> Group:
     """A group by its name."""
-    found = keys.parse_groups(await reader.keys(*keys.group_range(name)))
-    if not len(found):
+    rows = await reader.keys(*keys.group_range(name))
+    return parsed(name, rows[0] if rows else None)
+
+
+def parsed(name: int, row: bytes | None) -> Group:
+    """A group by its key; `StoreUnavailable` if there is none."""
+    if row is None:
         raise StoreUnavailable(f"the group {name} of supervoxels is missing")
-    return Group(int(found[0]["kind"]), int(found[0]["of"]), int(found[0]["members"]))
+    return Group(*keys.parse_group(row))
 
 
 async def root_of(reader: Reader, body: int) -> int | None:
     """The group that is a whole body, None for a body of one supervoxel or none."""
     found = await reader.keys(*keys.ROOT.range_of(body))
-    return int.from_bytes(found[0][-8:], "big") if found else None
+    return keys.last_number(found[0]) if found else None
 
 
 async def body_of(reader: Reader, supervoxel: int) -> int:
@@ -87,7 +92,7 @@ async def members(reader: Reader, body: int) -> U64:
     """The supervoxels of a body, ascending, whether they have voxels or not."""
     own, root = await reader.keys_of([keys.MAP.range_of(body), keys.ROOT.range_of(body)])
     found = np.array([] if own else [body], np.uint64)
-    return np.union1d(found, await under(reader, int.from_bytes(root[0][-8:], "big"))) if root else found
+    return np.union1d(found, await under(reader, keys.last_number(root[0]))) if root else found
 
 
 async def under(reader: Reader, root: int) -> U64:
@@ -104,7 +109,7 @@ async def under(reader: Reader, root: int) -> U64:
 async def fixed_of(reader: Reader, supervoxel: int) -> int | None:
     """The body that a posted mapping names for a supervoxel, where that differs from the groups."""
     found = await reader.keys(*keys.FIXED.range_of(supervoxel))
-    return int.from_bytes(found[0][-8:], "big") if found else None
+    return keys.last_number(found[0]) if found else None
 
 
 async def fixed_count(reader: Reader) -> int:
@@ -123,9 +128,7 @@ async def looked_up(reader: Reader, table: keys.Pairs, firsts: Sequence[int]) ->
     for start in range(0, len(firsts), TOGETHER):
         some = firsts[start : start + TOGETHER]
         listed = await reader.keys_of([table.range_of(first) for first in some])
-        found.update(
-            {first: int.from_bytes(names[0][-8:], "big") for first, names in zip(some, listed, strict=True) if names}
-        )
+        found.update({first: keys.last_number(names[0]) for first, names in zip(some, listed, strict=True) if names})
     return found
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
+from app.backends.view import Range
 from app.core.errors import Absent, Invalid
 from app.core.geometry import Triple
 from app.core.work import Workers
@@ -25,6 +26,8 @@ _FIELD = 21
 _SIGN = 1 << (_FIELD - 1)
 #: Supervoxels whose numbers are this close are listed together, with whatever lies between them.
 GAP = 32
+#: So few are listed each by itself.
+FEW = 64
 #: An index of so few rows is encoded at once; handing it to a thread would take as long.
 FEW_ROWS = 5000
 #: Lists under way at once.
@@ -118,20 +121,23 @@ async def make_known(snapshot: Snapshot) -> None:
 async def counts(reader: Reader, supervoxels: U64) -> Counts:
     """The index entries of supervoxels (ascending), sorted by supervoxel, z, y, x."""
     waiting = (await deltas.load(reader)).of(supervoxels)
-    if len(supervoxels) == 1:
-        listed = await reader.keys(*keys.supervoxel(int(supervoxels[0])))
+    if len(supervoxels) <= FEW:
+        listed = [key for found in await reader.keys_of(lists_of_few(supervoxels)) for key in found]
     else:
         listed = await _listed(reader, supervoxels)
     entries = Counts.of_keys(listed)
     if not waiting:
         return entries
-    entries = deltas.latest([entries, *waiting])
+    entries = deltas.latest([entries, *waiting], are_sorted=True)
     return entries[entries.voxels > 0]
 
 
+def lists_of_few(supervoxels: Collection[int]) -> list[Range]:
+    """The ranges that `counts` reads of supervoxels if they are few; none if they are many."""
+    return [keys.supervoxel(int(label)) for label in supervoxels] if len(supervoxels) <= FEW else []
+
+
 async def _listed(reader: Reader, supervoxels: U64) -> list[bytes]:
-    if not len(supervoxels):
-        return []
     cuts = np.flatnonzero(np.diff(supervoxels) > GAP) + 1
     firsts = supervoxels[np.concatenate([[0], cuts])].tolist()
     lasts = supervoxels[np.concatenate([cuts - 1, [len(supervoxels) - 1]])].tolist()
@@ -151,7 +157,7 @@ async def with_voxels(reader: Reader, supervoxels: U64) -> set[int]:
     found = set[int]()
     waiting = (await deltas.load(reader)).of(supervoxels)
     if waiting:
-        rows = deltas.latest(waiting)
+        rows = deltas.latest(waiting, are_sorted=True)
         found.update(rows.supervoxels[rows.voxels > 0].tolist())
     if len(found) < len(supervoxels):
         others = supervoxels[[label not in found for label in supervoxels.tolist()]]
@@ -275,7 +281,7 @@ async def bodies(snapshot: Snapshot, first: int, limit: int) -> tuple[U64, U64]:
         rows = Counts.of_keys(await snapshot.keys(*keys.supervoxels(0, (1 << 64) - 1)))
         waiting = (await deltas.load(snapshot)).all()
         if waiting:
-            rows = deltas.latest([rows, *waiting])
+            rows = deltas.latest([rows, *waiting], are_sorted=True)
             rows = rows[rows.voxels > 0]
         owners = (await mapping.load_groups(snapshot)).apply(rows.supervoxels)
         if await snapshot.get(keys.HAS_STALE) is not None:

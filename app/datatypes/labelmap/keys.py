@@ -122,7 +122,7 @@ class Counts:
             np.concatenate([part.voxels for part in parts]),
         )
 
-    def __getitem__(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Counts:
+    def __getitem__(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp] | slice) -> Counts:
         return Counts(self.supervoxels[chosen], self.blocks[chosen], self.voxels[chosen])
 
     def __len__(self) -> int:
@@ -215,15 +215,31 @@ def parse_groups(keys: list[bytes]) -> npt.NDArray[np.void]:
     return np.frombuffer(b"".join(key[len(_GROUP) :] for key in keys), row)
 
 
+def parse_group(key: bytes) -> tuple[int, int, int]:
+    """Kind, of, members of one group."""
+    start = len(_GROUP) + 8
+    return key[start], int.from_bytes(key[start + 1 : start + 9], "big"), int.from_bytes(key[start + 9 :], "big")
+
+
 def child(group: int, kind: int, member: int) -> bytes:
     """The key that makes something a member of a group."""
     return _CHILD + number(group) + bytes([kind]) + number(member)
 
 
-def children(group: int, kind: int) -> tuple[bytes, bytes]:
-    """The range of a group's members of one kind."""
-    start = _CHILD + number(group) + bytes([kind])
-    return start, start + b"\xff" * 9
+def children(group: int, kind: int | None = None) -> tuple[bytes, bytes]:
+    """The range of a group's members, of one kind or of both."""
+    start = _CHILD + number(group) + (b"" if kind is None else bytes([kind]))
+    return start, start + b"\xff" * 10
+
+
+def is_of_supervoxel(child: bytes) -> bool:
+    """Whether a key makes a supervoxel a member of a group."""
+    return child[len(_CHILD) + 8] == SUPERVOXEL
+
+
+def last_number(key: bytes) -> int:
+    """The last number of a key."""
+    return int.from_bytes(key[-8:], "big")
 
 
 def last_numbers(keys: list[bytes]) -> U64:

@@ -6,9 +6,12 @@ by all later mappings, until late changes are so many that new arrays pay.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import ChainMap
+from collections.abc import Mapping as Table
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +24,8 @@ from app.versioning.snapshot import Reader, Snapshot
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-#: Late changes before the large arrays are made anew.
-LATE = 2048
+#: Late changes before the large arrays are made anew, and those that the next mapping copies instead of sharing them.
+LATE, FRESH = 2048, 64
 _MEMO = b"memo/mapping"
 #: The slot of retired supervoxels.
 _RETIRED = 0
@@ -39,7 +42,7 @@ class _Names:
         place = int(np.searchsorted(self.names, np.uint64(name)))
         return int(self.slots[place]) if place < len(self.names) and int(self.names[place]) == name else None
 
-    def with_late(self, late: dict[int, int]) -> _Names:
+    def with_late(self, late: Table[int, int]) -> _Names:
         names = np.concatenate([self.names, np.fromiter(late, np.uint64, len(late))])
         slots = np.concatenate([self.slots, np.fromiter(late.values(), np.int64, len(late))])
         order = np.argsort(names, kind="stable")
@@ -63,9 +66,20 @@ class _Forest:
     bodies: _Names
 
     @cached_property
-    def sorted_tops(self) -> U64:
-        """All bodies of slots, ascending."""
-        return np.sort(self.tops)
+    def _listed(self) -> memoryview:
+        return self.supervoxels.data
+
+    @cached_property
+    def _sorted_tops(self) -> memoryview:
+        return np.sort(self.tops).data
+
+    def lists(self, supervoxel: int) -> bool:
+        """Whether a supervoxel is in the table."""
+        return _is_among(supervoxel, self._listed)
+
+    def has_top(self, body: int) -> bool:
+        """Whether any slot's body is this one."""
+        return _is_among(body, self._sorted_tops)
 
     def places(self, supervoxels: U64) -> tuple[npt.NDArray[np.intp], Bools]:
         """Where supervoxels are in the table, and which of them really are."""
@@ -81,6 +95,31 @@ class _Forest:
         return int(self.tops[slot]) if self.is_fixed[slot] else None
 
 
+def _is_among(number: int, ascending: memoryview) -> bool:
+    place = bisect_left(ascending, number)  # a call of NumPy takes as long as ten steps of this
+    return place < len(ascending) and ascending[place] == number
+
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+def _next(table: ChainMap[_Key, _Value]) -> ChainMap[_Key, _Value]:
+    """The same table, to be changed; what has long been in it is shared."""
+    if len(table.maps[0]) <= FRESH:
+        return table.copy()
+    return ChainMap({}, {**table.maps[1], **table.maps[0]})
+
+
+def _size(table: ChainMap[_Key, _Value]) -> int:
+    """How many rows a table has at most: those that were there before and changed count twice."""
+    return len(table.maps[0]) + len(table.maps[1])
+
+
+def _table() -> ChainMap[Any, Any]:
+    return ChainMap({}, {})
+
+
 @dataclass
 class _Late:
     """What has changed since: slots of supervoxels, parents and tops of slots, slots that are new.
@@ -88,19 +127,19 @@ class _Late:
     `under` has the slots in `map/` of supervoxels that a turn named: what is seen once `fixed/` says no more of them.
     """
 
-    slots_of: dict[int, int] = field(default_factory=dict)
-    tops: dict[int, tuple[int, int]] = field(default_factory=dict)
-    groups: dict[int, int] = field(default_factory=dict)
-    bodies: dict[int, int] = field(default_factory=dict)
+    slots_of: ChainMap[int, int] = field(default_factory=_table)
+    tops: ChainMap[int, tuple[int, int]] = field(default_factory=_table)
+    groups: ChainMap[int, int] = field(default_factory=_table)
+    bodies: ChainMap[int, int] = field(default_factory=_table)
     #: Posted mappings that are new or other ones; None: gone.
-    fixed: dict[int, int | None] = field(default_factory=dict)
-    under: dict[int, int] = field(default_factory=dict)
+    fixed: ChainMap[int, int | None] = field(default_factory=_table)
+    under: ChainMap[int, int] = field(default_factory=_table)
     #: Bodies that got a group, as keys; some of them have lost it again.
-    grouped: dict[int, bool] = field(default_factory=dict)
+    grouped: ChainMap[int, bool] = field(default_factory=_table)
 
     def copy(self) -> _Late:
         """The same, to be changed."""
-        return _Late(**{name: dict(table) for name, table in vars(self).items()})
+        return _Late(**{name: _next(table) for name, table in vars(self).items()})
 
 
 class Mapping:
@@ -148,15 +187,13 @@ class Mapping:
         """Whether any table may have a row for a supervoxel; False is certain, as of `mark`."""
         if supervoxel in self._late.slots_of:
             return True
-        return bool(self._forest.places(np.array([supervoxel], np.uint64))[1][0])
+        return self._forest.lists(supervoxel)
 
     def is_grouped(self, body: int) -> bool:
         """Whether a body may have a group; False is certain, as of `mark`."""
         if body in self._late.grouped:
             return True
-        tops = self._forest.sorted_tops
-        place = int(np.searchsorted(tops, np.uint64(body)))
-        return place < len(tops) and int(tops[place]) == body
+        return self._forest.has_top(body)
 
     def is_fixed(self, labels: U64) -> npt.NDArray[np.bool_]:
         """For which supervoxels a posted mapping says something else than the groups."""
@@ -188,7 +225,7 @@ class Mapping:
     def follow(self, turns: list[dict[str, Any]], mark: int) -> Mapping | None:
         """The mapping after further turns; None if only the tables know it."""
         forest, late = self._forest, self._late.copy()
-        if len(late.slots_of) + len(late.tops) > LATE:
+        if _size(late.slots_of) + _size(late.tops) > LATE:
             forest, late = _folded(forest, late), _Late()
         for turn in turns:
             _take_groups(forest, late, turn["groups"])
@@ -208,13 +245,13 @@ class Mapping:
         return Mapping(forest, late, mark)
 
 
-def _slot(known: _Names, late: dict[int, int], name: int) -> int | None:
+def _slot(known: _Names, late: Table[int, int], name: int) -> int | None:
     slot = late.get(name)
     return known.slot(name) if slot is None else slot
 
 
 def _new_slot(forest: _Forest, late: _Late) -> int:
-    return len(forest.parents) + len(late.groups) + len(late.bodies)
+    return len(forest.parents) + _size(late.groups) + _size(late.bodies)  # whose rows never change
 
 
 def _slot_of_body(forest: _Forest, late: _Late, body: int) -> int:
@@ -279,7 +316,7 @@ def _flat(parents: I64) -> I64:
         parents = above
 
 
-def _sorted(table: dict[int, int]) -> tuple[U64, I64]:
+def _sorted(table: Table[int, int]) -> tuple[U64, I64]:
     labels = sorted(table)
     return np.array(labels, np.uint64), np.array([table[label] for label in labels], np.int64)
 

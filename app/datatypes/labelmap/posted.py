@@ -28,9 +28,9 @@ async def put_indices(mutation: Mutation, messages: Sequence[LabelIndex], seed: 
     replaced = {message.label for message in messages}
     posted = _each_once([_entries(message) for message in messages])
     labels = np.unique(np.concatenate([entries.supervoxels for entries in posted]))
-    await forest.prefetch({*labels.tolist(), *replaced})
-    await forest.prefetch_fixed(labels.tolist())
-    await forest.prefetch_bodies(replaced)
+    await forest.before.supervoxels({*labels.tolist(), *replaced})
+    await forest.before.fixed(labels.tolist())
+    await forest.before.bodies(replaced)
     before = await index.counts(mutation, labels)
     had_voxels = set(np.unique(before.supervoxels).tolist())
     all_gone: list[int] = []

@@ -134,7 +134,7 @@ async def split_body(data: Data, body: int, runs: I32, editor: Editor, workers: 
         with_own = await edits.own_supervoxels(mutation, forest, [body])
         await edits.check_exists(mutation, forest, body, with_own)
         plan = await _touched(mutation, cut)
-        await forest.prefetch(plan.olds)
+        await forest.before.supervoxels(plan.olds)
         for label in plan.olds:
             if await forest.body_of(label) != body:
                 raise Invalid(f"the runs have voxels of supervoxel {label}, which is not in body {body}")
@@ -259,7 +259,7 @@ async def _apply(
         if await forest.fixed_of(label) is not None:
             await forest.fix(label, None)
         await forest.retire(label)
-    await forest.prefetch(new.tolist())
+    await forest.before.supervoxels(new.tolist())
 
 
 def _rewritten(

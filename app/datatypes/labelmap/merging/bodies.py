@@ -78,7 +78,7 @@ async def _bring(sides: Sides, target: Mapping, change: Change, conflicts: Confl
     in_conflict = moved_too | np.isin(theirs.targets, unsound) | np.isin(theirs.sources, unsound)
     conflicts.dissolved.update(unsound.tolist())
     forest = Forest(sides.target, await sides.data.mutation_id())
-    await forest.prefetch(theirs.supervoxels.tolist())
+    await forest.before.supervoxels(theirs.supervoxels.tolist())
     await _move(forest, theirs, ~done & ~in_conflict)
     if sides.settling is Settling.MARK:
         await forest.put_in(NOBODY, theirs.supervoxels[~done & in_conflict].tolist())
