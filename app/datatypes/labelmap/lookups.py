@@ -83,28 +83,28 @@ class Lookups:
 
     async def _only(self, ranges: Sequence[Range], also: Sequence[Range] = ()) -> list[bytes | None]:
         """The keys of ranges that have one or none; other ranges are read together with them."""
-        found = [self._reader.recent(range_) for range_ in ranges]
-        unknown = [place for place, rows in enumerate(found) if not rows]
-        listed = await self._reader.keys_of([*[ranges[place] for place in unknown], *also])
-        for place, rows in zip(unknown, listed, strict=False):
-            found[place] = rows
+        found = await self._listed(ranges, [1] * len(ranges), also)
         return [rows[0] if rows else None for rows in found]
 
     async def _look_inside(self, small: Sequence[int]) -> None:
         """Look up the members of small groups, as far as all of them are supervoxels."""
-        ranges = [keys.children(name) for name in small]
-        found = [self._reader.recent(range_) for range_ in ranges]
-        unknown = [
-            place
-            for place, (name, rows) in enumerate(zip(small, found, strict=True))
-            if len(rows) < self._groups[name].members
-        ]
-        listed = await self._reader.keys_of([ranges[place] for place in unknown])
-        for place, rows in zip(unknown, listed, strict=True):
-            found[place] = rows
-        for name, rows in zip(small, found, strict=True):
-            if len(rows) == self._groups[name].members and all(map(keys.is_of_supervoxel, rows)):
+        members = [self._groups[name].members for name in small]
+        found = await self._listed([keys.children(name) for name in small], members)
+        for name, number, rows in zip(small, members, found, strict=True):
+            if len(rows) == number and all(map(keys.is_of_supervoxel, rows)):
                 self._small[name] = [keys.last_number(row) for row in rows]
+
+    async def _listed(
+        self, ranges: Sequence[Range], full: Sequence[int], also: Sequence[Range] = ()
+    ) -> list[list[bytes]]:
+        """The keys of ranges, which have as many keys as is said, or fewer; other ranges are read with them."""
+        found = [self._reader.recent(range_) for range_ in ranges]
+        unknown = [place for place, number in enumerate(full) if len(found[place]) < number]
+        if unknown or also:
+            listed = await self._reader.keys_of([*[ranges[place] for place in unknown], *also])
+            for place, rows in zip(unknown, listed, strict=False):
+                found[place] = rows
+        return found
 
     async def supervoxels(self, supervoxels: Iterable[int]) -> None:
         """Look up the groups of many supervoxels."""
