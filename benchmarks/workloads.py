@@ -21,6 +21,8 @@ VALUE = 1024
 DEPTH = 30
 NEURONS = 2000
 MANY_NEURONS = 200_000
+#: Rounds in which so many annotations are new, at most.
+NEW_ROUNDS = 10
 CLASSES = ("visual", "ascending", "descending", "intrinsic", "motor", "sensory")
 SETTLE_SECONDS = 180.0
 LABELMAP = {"typename": "labelmap", "BlockSize": "64,64,64", "IndexedLabels": "true", "MaxDownresLevel": "3"}
@@ -395,6 +397,24 @@ def _neuron_post(bench: Bench) -> Plan:
     return Reading(posts, check)
 
 
+def _neuron_new(bench: Bench) -> Iterator[Round]:
+    """Annotations of bodies that have none, beside many that have one."""
+    data, _ = _neurons(bench, MANY_NEURONS)
+    first = 10_000_000
+    for number in range(NEW_ROUNDS):
+        made = [_neuron(bench, first + number * NEURONS + place) for place in bench.rng.permutation(NEURONS).tolist()]
+        posts = [
+            bench.server.target.request("POST", f"{data}/key/{each['bodyid']}?u=bench", json.dumps(each).encode())
+            for each in made
+        ]
+
+        def check() -> None:
+            asked = made[-1]  # noqa: B023
+            expect(json.loads(bench.server.get(f"{data}/key/{asked['bodyid']}")) == asked, "a new annotation")
+
+        yield Round(posts, len(posts), check, unit="requests/s")
+
+
 def _neuron_get(bench: Bench) -> Plan:
     data, found = _neurons(bench, NEURONS)
     order = [found[place] for place in bench.rng.permutation(len(found)).tolist()]
@@ -549,6 +569,7 @@ WORKLOADS: dict[str, Workload] = {
         Workload("keyvalue-deep-get", _deep_get, 1),
         Workload("keyvalue-deep-keys", _deep_keys, 5),
         Workload("neuron-post", _neuron_post, 1),
+        Workload("neuron-new", _neuron_new, 1),
         Workload("neuron-get", _neuron_get, 1),
         Workload("neuron-query", _neuron_query(NEURONS), 1),
         Workload("neuron-query-many", _neuron_query(MANY_NEURONS), 1),
