@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from app.core.errors import Invalid
-from app.datatypes.labelmap import counters, groups, index, keys
+from app.datatypes.labelmap import counters, groups, index, keys, unused
 from app.datatypes.labelmap.forest import Forest
 from app.datatypes.labelmap.lookups import Lookups
 from app.versioning.datastore import Data
@@ -86,18 +86,18 @@ async def cleave(data: Data, body: int, supervoxels: Sequence[int], editor: Edit
         raise Invalid("label 0 is the background and cannot be cleaved")
     if not named:
         raise Invalid("a cleave needs at least one supervoxel")
-    new, _ = await counters.give(data, 1)
+    given, _ = await counters.give(data, 1)
 
     async def change(mutation: Mutation) -> int:
         forest = Forest(mutation, mutation_id)
         await forest.before.around([body], named)
         moved, ghosts = await _sorted_out(mutation, forest, body, named)
         size, remain = await _sizes(mutation, forest, body, set(moved))
+        new = await unused.number(data, mutation, forest, given)
         for label in moved:
             if await forest.fixed_of(label) is not None:
                 await forest.fix(label, None)
-        if await forest.group_of(new) is None:
-            await forest.retire(new)
+        await forest.retire(new)
         await forest.put_in(new, moved)
         for label in ghosts:
             await forest.fix(label, new)
@@ -117,8 +117,7 @@ async def cleave(data: Data, body: int, supervoxels: Sequence[int], editor: Edit
         return new
 
     await _look_ahead(data, [body], [body, *named])
-    await data.mutate(change, by_admin=editor.is_admin)
-    return new, mutation_id
+    return await data.mutate(change, by_admin=editor.is_admin), mutation_id
 
 
 async def renumber(data: Data, old: int, new: int, editor: Editor) -> int:

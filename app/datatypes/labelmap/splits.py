@@ -15,7 +15,7 @@ from app.core.errors import Invalid
 from app.core.geometry import Triple
 from app.core.work import Workers
 from app.datatypes import voxels
-from app.datatypes.labelmap import blocks, counters, deltas, edits, index, keys, touched, write
+from app.datatypes.labelmap import blocks, counters, deltas, edits, index, keys, touched, unused, write
 from app.datatypes.labelmap.edits import Editor
 from app.datatypes.labelmap.forest import Forest
 from app.datatypes.labelmap.keys import U64, Counts
@@ -25,7 +25,6 @@ from app.kernels import label_block
 from app.kernels import splits as kernels
 from app.versioning import blobs
 from app.versioning.datastore import Data
-from app.versioning.snapshot import Reader
 from app.versioning.tree import Mutation
 
 
@@ -80,13 +79,13 @@ async def split_supervoxel(
     """Cut one supervoxel by runs, whose voxels must all be its own; the parts' numbers may be given."""
     mutation_id = await data.mutation_id()
     cut = _Cut.of(runs, voxels.block_shape(data))
-    split, remain = await _numbers(data, supervoxel, given)
+    numbers = await _numbers(data, supervoxel, given)
     blob = await blobs.put(data.trees.store, sparse_volumes.encode_bare_runs(runs))
 
     async def change(mutation: Mutation) -> Split:
         forest = Forest(mutation, mutation_id)
         for label in given:
-            if label is not None and await _is_taken(mutation, forest, label):
+            if label is not None and await unused.is_used(mutation, forest, label):
                 raise Invalid(f"{label} is a supervoxel or body already")
         body = await forest.body_of(supervoxel)
         entries = await index.counts(mutation, np.array([supervoxel], np.uint64))
@@ -95,6 +94,11 @@ async def split_supervoxel(
         plan = await _touched(mutation, cut)
         if plan.olds != [supervoxel] or plan.background:
             raise Invalid(f"the runs have voxels that are not of supervoxel {supervoxel}")
+        named = [label for label in given if label is not None]
+        split, remain = [
+            number if label is not None else await unused.number(data, mutation, forest, number, named)
+            for label, number in zip(given, numbers, strict=True)
+        ]
         plan.numbers = [(split, remain)]
         (done,) = _parts(plan, entries)
         if not done.remain_size:
@@ -125,11 +129,11 @@ async def split_body(data: Data, body: int, runs: I32, editor: Editor, workers: 
     """Make the voxels of a body that runs name a new body: its number, and the mutation id."""
     mutation_id = await data.mutation_id()
     cut = _Cut.of(runs, voxels.block_shape(data))
-    new, _ = await counters.give(data, 1)
+    given, _ = await counters.give(data, 1)
     blob = await blobs.put(data.trees.store, sparse_volumes.encode_bare_runs(runs))
     numbers: dict[int, tuple[int, int]] = {}
 
-    async def change(mutation: Mutation) -> None:
+    async def change(mutation: Mutation) -> int:
         forest = Forest(mutation, mutation_id)
         with_own = await edits.own_supervoxels(mutation, forest, [body])
         await edits.check_exists(mutation, forest, body, with_own)
@@ -142,8 +146,10 @@ async def split_body(data: Data, body: int, runs: I32, editor: Editor, workers: 
             raise Invalid(f"the runs have no voxels of body {body}")
         entries = await index.counts(mutation, np.array(sorted(plan.olds), np.uint64))
         for label in plan.olds:  # kept if the mutation runs again: numbers are in order of first encounter
-            if label not in numbers:
-                numbers[label] = await counters.give(data, 2)
+            pair = numbers.get(label) or await counters.give(data, 2)
+            split, remain = [await unused.number(data, mutation, forest, number) for number in pair]
+            numbers[label] = split, remain
+        new = await unused.number(data, mutation, forest, given)
         plan.numbers = [numbers[label] for label in plan.olds]
         done = _parts(plan, entries)
         if not sum(part.remain_size for part in done) and not await _others(mutation, forest, body, plan.olds):
@@ -158,10 +164,10 @@ async def split_body(data: Data, body: int, runs: I32, editor: Editor, workers: 
         arguments = {"Target": body, "NewLabel": new, "Split": blob, "SVSplits": parts}
         changed = touched.encode(_places(entries))
         mutation.record(editor.record(data, "split", mutation_id, touched=changed, **arguments))
+        return new
 
     await index.make_known(await data.head())
-    await data.mutate(change, by_admin=editor.is_admin)
-    return new, mutation_id
+    return await data.mutate(change, by_admin=editor.is_admin), mutation_id
 
 
 async def _numbers(data: Data, supervoxel: int, given: tuple[int | None, int | None]) -> tuple[int, int]:
@@ -177,12 +183,6 @@ async def _numbers(data: Data, supervoxel: int, given: tuple[int | None, int | N
     if remain is None:
         remain, _ = await counters.give(data, 1)
     return split, remain
-
-
-async def _is_taken(reader: Reader, forest: Forest, label: int) -> bool:
-    if await forest.group_of(label) is not None or await forest.root_of(label) is not None:
-        return True
-    return await index.has_voxels(reader, label)
 
 
 async def _touched(mutation: Mutation, cut: _Cut) -> _Plan:
