@@ -17,19 +17,24 @@ FARTHEST = 8191
 
 
 @njit(nogil=True, cache=True)
+def _length(out: U8, end: Int, rest: Int) -> Int:
+    """Write what of a length is beyond its four bits in the token; return the new end."""
+    while rest >= 255:
+        out[end] = 255
+        end += 1
+        rest -= 255
+    out[end] = np.uint8(rest)
+    return end + 1
+
+
+@njit(nogil=True, cache=True)
 def sequence(out: U8, end: Int, lits: U8, n_lits: Int, distance: Int, size: Int) -> Int:
     """Write literals and a match of ``size`` bytes ``distance`` bytes back (none if size is 0); return the new end."""
     token_at = end
     end += 1
     token = min(n_lits, 15) << 4
     if n_lits >= 15:
-        rest = n_lits - 15
-        while rest >= 255:
-            out[end] = 255
-            end += 1
-            rest -= 255
-        out[end] = np.uint8(rest)
-        end += 1
+        end = _length(out, end, n_lits - 15)
     if n_lits <= 8:  # room for 8 is always there
         put64(out, end, get64(lits, 0))
     else:
@@ -41,13 +46,7 @@ def sequence(out: U8, end: Int, lits: U8, n_lits: Int, distance: Int, size: Int)
         end += 2
         token |= min(size - 4, 15)
         if size - 4 >= 15:
-            rest = size - 19
-            while rest >= 255:
-                out[end] = 255
-                end += 1
-                rest -= 255
-            out[end] = np.uint8(rest)
-            end += 1
+            end = _length(out, end, size - 19)
     out[token_at] = np.uint8(token)
     return end
 
