@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,14 @@ def test_modules_and_functions_stay_small(path: Path) -> None:
 def test_every_module_says_what_it_is_for() -> None:
     silent = [str(path.relative_to(ROOT)) for path in FILES if not ast.get_docstring(ast.parse(path.read_text()))]
     assert not silent
+
+
+def test_the_map_of_the_code_names_every_module() -> None:
+    found, folder = [], ""
+    for line in (ROOT / "docs" / "architecture.md").read_text().splitlines():
+        cells = re.fullmatch(r"\| (.*)\| (`.*`) \| .* \|", line)
+        if cells:
+            folder = cells[1].strip("` ") or folder
+            found += [APP / folder / f"{name}.py" for name in re.findall(r"`(\w+)`", cells[2])]
+    there = sorted(path for path in APP.rglob("*.py") if not path.stem.startswith("__"))
+    assert sorted(found) == there, f"docs/architecture.md differs in {set(found) ^ set(there)}"

@@ -1,1 +1,1 @@
-"""Which words do we use? Ids, geometry and errors; standard library and numpy only."""
+"""Which words do we use? Errors, geometry, pyramids, threads; standard library and numpy only."""

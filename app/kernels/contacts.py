@@ -7,7 +7,7 @@ import numpy.typing as npt
 from numba import njit
 
 from app.kernels.arrays import I64, U8, U64, Int, Mask, Shape, frozen_c
-from app.kernels.bits import ALL, fill, fill_all, sorted_labels
+from app.kernels.bit_rows import ALL, fill, fill_all, sorted_labels
 from app.kernels.label_block.header import sub_blocks
 from app.kernels.label_block.joining import joined
 from app.kernels.runs import lowest

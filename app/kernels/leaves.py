@@ -11,7 +11,7 @@ import numpy.typing as npt
 from numba import njit
 
 from app.kernels.arrays import I32, I64, U8, U64, Int, Shape, grown
-from app.kernels.bits import ALL, NONE, fill, fill_all, sorted_labels
+from app.kernels.bit_rows import ALL, NONE, fill, fill_all, sorted_labels
 from app.kernels.label_block.header import sub_blocks
 from app.kernels.label_block.joining import joined
 

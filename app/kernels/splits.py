@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from app.kernels.arrays import I32, I64, U8, U16, U32, U64, Int, Shape, frozen_c, grown
-from app.kernels.bits import ALL, MIXED, NONE
+from app.kernels.bit_rows import ALL, MIXED, NONE
 from app.kernels.label_block import labels
 from app.kernels.label_block.header import header
 from app.kernels.label_block.layout import assembled, positions
