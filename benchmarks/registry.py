@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from benchmarks import bodies, workloads
+from benchmarks import bodies, versions, workloads
 
-WORKLOADS: dict[str, workloads.Workload] = {**workloads.WORKLOADS, **bodies.WORKLOADS}
+WORKLOADS: dict[str, workloads.Workload] = {**workloads.WORKLOADS, **bodies.WORKLOADS, **versions.WORKLOADS}
