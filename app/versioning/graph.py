@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -106,10 +106,13 @@ class Repo:
         """The version and its ancestors along first parents; the same object until the repo changes."""
         line = self._lines.get(uuid)
         if line is None:
-            chain = [uuid]
-            while parents := self.versions[chain[-1]].parents:
-                chain.append(parents[0])
-            line = self._lines[uuid] = Line(tuple(chain), self.versions[uuid].locked, self.epoch)
+            chain, known = [uuid], None
+            while known is None and (parents := self.versions[chain[-1]].parents):
+                known = self._lines.get(parents[0])
+                if known is None:
+                    chain.append(parents[0])
+            before = () if known is None else known.versions
+            line = self._lines[uuid] = Line((*chain, *before), self.versions[uuid].locked, self.epoch)
         return line
 
     def changed(
@@ -131,7 +134,11 @@ class Repo:
             instances=_replaced(self.instances, instances),
         )
         if kept.epoch == self.epoch:
-            kept._lines.update({uuid: line for uuid, line in self._lines.items() if uuid not in versions})
+            kept._lines.update(self._lines)
+            for uuid, version in versions.items():
+                line = kept._lines.pop(uuid, None)
+                if line is not None and version is not None and version.parents == self.versions[uuid].parents:
+                    kept._lines[uuid] = replace(line, is_locked=version.locked)
         known = self.__dict__.get("children")
         if known is not None and all(version is not None for version in versions.values()):
             children = dict(known)
@@ -198,8 +205,10 @@ _OWN = ("root", "alias", "description", "log", "created", "updated", "passcode",
 def _replaced(present: Mapping[str, T], changes: Mapping[str, T | None]) -> Mapping[str, T]:
     if not changes:
         return present
-    found = {**present, **changes}
-    return {name: value for name, value in found.items() if value is not None}
+    found: dict[str, Any] = {**present, **changes}
+    for name in [name for name, value in changes.items() if value is None]:
+        del found[name]
+    return found
 
 
 def _stored(branch: str) -> str:

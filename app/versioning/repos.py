@@ -202,7 +202,8 @@ class Repos:
             made = now()
             number, taken = await self._numbers.next()
             node = Version(child, number, target, note, [], locked, list(parents), made, made)
-            return repo, [Change(f"repos/{root}/versions/{child}", node.document(), NEW), taken]
+            # That there is none yet, the repo's own document guards.
+            return repo, [Change(f"repos/{root}/versions/{child}", node.document()), taken]
 
         await self.change(root, change, [_told_of_child(child, parents, branch, note, is_tag=locked)])
         return child
