@@ -13,6 +13,8 @@ from contextlib import suppress
 
 from app.backends import locks
 
+#: Errors of `link` that tell of the file system, or of a file with very many names.
+CANNOT_LINK = frozenset({errno.EMLINK, errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.ENOSYS})
 _LOCK = ".__lock"
 _WHOLE_FILE = locks.request(fcntl.F_WRLCK, 0, 0)
 
@@ -33,6 +35,29 @@ def replace(path: str, value: bytes, present: bytes | None) -> bool:
         return True
     finally:
         os.close(made)
+
+
+def link(path: str, to: str, *, is_synced: bool) -> bool:
+    """Give a file a second name; False if it is the name of something already."""
+    os.makedirs(os.path.dirname(to), exist_ok=True)
+    try:
+        os.link(path, to)
+    except FileExistsError:
+        return False
+    if is_synced:
+        folder = os.path.dirname(to)
+        sync_folder(folder)
+        sync_folder(os.path.dirname(folder))  # which may be new
+    return True
+
+
+def sync_folder(folder: str) -> None:
+    """Wait until the names in a folder are on the disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _read(path: str) -> bytes | None:

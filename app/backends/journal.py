@@ -7,7 +7,7 @@ A file is `MAGIC` and entries. An entry is its length (u32) and CRC-32 (u32) and
 generation (u64), a kind (u8) and
 
 - of a mark (0): the generation of OCDBT (u64) that holds exactly this one, and in a map that began as a copy the folder
-  of the other's manifest, whose journals know the generations before;
+  of a manifest whose journals know the generations before; what waited in the other map's journal follows;
 - of a commit (1), for each key: its length (u32), the length of its value plus one (u32; 0: removed), both.
 
 All little-endian. Every file begins with a mark. Who appends holds the map's lock; an entry that was cut short is no
@@ -23,8 +23,9 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from app.backends import files
 from app.backends.store import Store
 from app.backends.view import Late
 from app.core.errors import StoreUnavailable
@@ -47,13 +48,15 @@ class Stretch:
     newest: int
     late: Late
     origin: str = ""
+    #: Where its commits begin in its file.
+    place: int = 0
 
     @staticmethod
-    def after(before: Stretch | None, start: int, stored: int, origin: str = "") -> Stretch:
+    def after(before: Stretch | None, start: int, stored: int, origin: str = "", place: int = 0) -> Stretch:
         """One that begins, after another or as the first; `origin` is the folder of the map that was copied."""
         is_next = before is not None and before.newest == start  # a generation that was not is not known key by key
         late = Late(start, before.late if before is not None and is_next else None)
-        return Stretch(start, stored, start, late, origin)
+        return Stretch(start, stored, start, late, origin, place)
 
 
 class Journal:
@@ -78,6 +81,11 @@ class Journal:
         """Bytes of the newest file."""
         return self._end
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the newest stretch: what waits to be stored."""
+        return 0 if self.stretch is None else self._end - self.stretch.place
+
     def look(self) -> Stretch | None:
         """The newest stretch, brought up to date with the file; None if there is no journal."""
         if self.is_ours:
@@ -100,7 +108,7 @@ class Journal:
             file.seek(known)
             data = file.read()
         if known:
-            stretches, end = _parse(data, self.stretch, 0)
+            stretches, end = _parse(data, self.stretch, 0, skipped=known)
         else:
             before = self._rest()
             stretches, end = _parse(data, before, is_newest_enough=before is None)
@@ -126,13 +134,39 @@ class Journal:
 
     async def mark(self, generation: int, stored: int, *, anew: bool = False, origin: str = "") -> Stretch:
         """Note that OCDBT has stored a generation; `anew`: in a new file."""
-        entry = _entry(_MARK.pack(generation, _IS_MARK, stored) + origin.encode())
+        entry = _marked(generation, stored, origin)
         with self._changing():
             await (self._begin(MAGIC + entry) if anew or self.stretch is None else self._append(entry))
-        self.stretch = Stretch.after(self.stretch, generation, stored, origin)
+        self.stretch = Stretch.after(self.stretch, generation, stored, origin, self._end)
         if anew or not self._start:
             self._start = generation
         return self.stretch
+
+    async def begin_as(self, other: Journal, folder: str) -> None:
+        """Begin with what waits in the journal of another map, which lies in `folder`; the caller has both locks."""
+        newest = other.stretch
+        assert newest is not None
+        # All that the other has since its mark is here too, so if it began with that mark itself, what is older is
+        # where it came from: histories are as long as things were stored, not as versions were made.
+        origin = newest.origin or folder
+        head = MAGIC + _marked(newest.start, newest.stored, origin)
+        with self._changing():
+            await self._begin(head + other.waiting())
+        self.stretch = replace(newest, late=newest.late.copy(), origin=origin, place=len(head))
+        self._start = newest.start
+
+    def waiting(self) -> bytes:
+        """The entries of the newest stretch."""
+        assert self.stretch is not None
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(self.stretch.place)
+                found = file.read(self.waiting_bytes)
+        except OSError as error:
+            raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
+        if len(found) < self.waiting_bytes:
+            raise StoreUnavailable(f"{self._path} is shorter than it was")
+        return found
 
     async def commit(
         self, stretch: Stretch, generation: int, entry: bytes, writes: Mapping[bytes, bytes | None]
@@ -169,6 +203,7 @@ class Journal:
         """Replace the newest file, which stays under the name of its first generation."""
         made = self._path + ".new"
         try:
+            os.makedirs(self._folder, exist_ok=True)
             file = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
             try:
                 _write(file, content, 0)
@@ -182,7 +217,7 @@ class Journal:
                     os.link(self._path, f"{self._path}.{self._start:016x}")
             os.rename(made, self._path)
             if self._is_synced:
-                await asyncio.to_thread(_sync_folder, self._folder)
+                await asyncio.to_thread(files.sync_folder, self._folder)
         except OSError as error:
             raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
         self._inode, self._end = inode, len(content)
@@ -199,9 +234,16 @@ class Journal:
         return next(each for each in reversed(self._of_file(names[max(before)])) if each.start <= generation)
 
     def origin(self) -> str:
-        """The folder of the map of which this one began as a copy; empty if that has no journal, or there is none."""
+        """The folder of the map that has the generations before the first of this one's; empty if there is none."""
         names = self._names()
-        return self._of_file(names[min(names)])[0].origin if names else ""
+        if not names:
+            return ""
+        try:
+            with open(self._folder + names[min(names)], "rb") as file:
+                length, _ = _FRAME.unpack_from(file.read(len(MAGIC) + _FRAME.size), len(MAGIC))
+                return file.read(length)[_MARK.size :].decode()
+        except OSError as error:
+            raise StoreUnavailable(f"{self._folder}{NAME}: {error.strerror}") from error
 
     def _names(self) -> dict[int, str]:
         """The files by the generations at which they begin."""
@@ -238,6 +280,10 @@ def encode(generation: int, writes: Mapping[bytes, bytes | None]) -> bytes:
     return _entry(b"".join(parts))
 
 
+def _marked(generation: int, stored: int, origin: str) -> bytes:
+    return _entry(_MARK.pack(generation, _IS_MARK, stored) + origin.encode())
+
+
 def _entry(payload: bytes) -> bytes:
     return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
 
@@ -251,20 +297,17 @@ def _write(file: int, data: bytes, at: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _sync_folder(folder: str) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _parse(
-    data: bytes, stretch: Stretch | None, place: int = len(MAGIC), *, is_newest_enough: bool = False
+    data: bytes,
+    stretch: Stretch | None,
+    place: int = len(MAGIC),
+    *,
+    skipped: int = 0,
+    is_newest_enough: bool = False,
 ) -> tuple[list[Stretch], int]:
     """The stretches of a file, or from a place on what follows after a known one, and where the last whole entry ends.
 
-    If `is_newest_enough`, those before the newest are left out.
+    `skipped` bytes of the file come before the data. If `is_newest_enough`, those before the newest are left out.
     """
     if place and data[:place] != MAGIC:
         return [], 0
@@ -283,7 +326,8 @@ def _parse(
                 _take(found, commits)
             commits.clear()
             stored, origin = _MARK.unpack_from(payload)[2], payload[_MARK.size :].decode()
-            found.append(Stretch.after(found[-1] if found else None, generation, stored, origin))
+            end = skipped + place + _FRAME.size + length
+            found.append(Stretch.after(found[-1] if found else None, generation, stored, origin, end))
         else:
             commits.append((generation, payload))
         place += _FRAME.size + length

@@ -1,7 +1,8 @@
 """Locks of files between the processes of one machine, which get them in turns.
 
-A lock is the first byte of a file, locked as POSIX locks open files, and the second is the way to it: who finds the
-first taken waits on the second, and who comes later, be it the one who has just had the lock, waits behind.
+A lock is a byte of a file, locked as POSIX locks open files, and the next byte is the way to it: who finds the first
+taken waits on the second, and who comes later, be it the one who has just had the lock, waits behind. There are as many
+such places in a file as anybody wants, as locked bytes need not be there.
 
 Who has a lock has its file open for writing and closes it in the end, which the kernel tells whoever watches (Linux's
 inotify), however the process ended. So waiting costs the event loop a wake-up; a thread that waits for the lock itself
@@ -31,13 +32,13 @@ _EVENTS_BYTES = 4096
 _waiting = ThreadPoolExecutor(32, thread_name_prefix="lock")
 
 
-async def lock(name: str) -> int:
-    """A file, made if need be, that is locked until it is given to `unlock`, or the process ends."""
-    file = opened(name)
+async def lock(name: str, number: int = 0) -> int:
+    """A file, made if need be, in which a place is locked until it is given to `unlock`, or the process ends."""
+    file, place = opened(name), _Place(number)
     try:
-        if not (_is_locked(file) or await _is_locked_soon(file, name)):
+        if not (_is_locked(file, place) or await _is_locked_soon(file, place, name)):
             # Whoever is cancelled here closes the file, and the kernel drops the locks with the waiting call.
-            await asyncio.get_running_loop().run_in_executor(_waiting, _lock, file)
+            await asyncio.get_running_loop().run_in_executor(_waiting, _lock, file, place)
     except BaseException:
         os.close(file)
         raise
@@ -47,7 +48,7 @@ async def lock(name: str) -> int:
 def unlock(file: int) -> None:
     """Let go of a lock."""
     try:
-        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _LEAVE_BOTH)  # who hears of the closing finds it free
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, _LEAVE_ALL)  # who hears of the closing finds it free
     finally:
         os.close(file)
 
@@ -57,9 +58,19 @@ def request(kind: int, first: int, length: int) -> bytes:
     return struct.pack("hhqqi4x", kind, os.SEEK_SET, first, length, 0)
 
 
-_BOTH, _LOCK, _WAY = (0, 2), (0, 1), (1, 1)
-_TAKE_BOTH, _TAKE_LOCK, _TAKE_WAY = (request(fcntl.F_WRLCK, *part) for part in (_BOTH, _LOCK, _WAY))
-_LEAVE_BOTH, _LEAVE_WAY = (request(fcntl.F_UNLCK, *part) for part in (_BOTH, _WAY))
+class _Place:
+    """What is asked of the kernel about a lock and the way to it."""
+
+    __slots__ = ("leave_way", "take_both", "take_lock", "take_way")
+
+    def __init__(self, number: int) -> None:
+        first = 2 * number
+        self.take_both = request(fcntl.F_WRLCK, first, 2)
+        self.take_lock = request(fcntl.F_WRLCK, first, 1)
+        self.take_way, self.leave_way = (request(kind, first + 1, 1) for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK))
+
+
+_LEAVE_ALL = request(fcntl.F_UNLCK, 0, 0)
 
 
 def _is_taken(file: int, wanted: bytes) -> bool:
@@ -70,22 +81,22 @@ def _is_taken(file: int, wanted: bytes) -> bool:
     return True
 
 
-def _is_locked(file: int) -> bool:
+def _is_locked(file: int, place: _Place) -> bool:
     """Whether nobody has the lock or is on the way to it, so that it could be had."""
-    if not _is_taken(file, _TAKE_BOTH):
+    if not _is_taken(file, place.take_both):
         return False
-    fcntl.fcntl(file, fcntl.F_OFD_SETLK, _LEAVE_WAY)
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, place.leave_way)
     return True
 
 
-def _lock(file: int) -> None:
+def _lock(file: int, place: _Place) -> None:
     """Wait for the lock."""
-    for wanted in (_TAKE_WAY, _TAKE_LOCK):
+    for wanted in (place.take_way, place.take_lock):
         fcntl.fcntl(file, fcntl.F_OFD_SETLKW, wanted)
-    fcntl.fcntl(file, fcntl.F_OFD_SETLK, _LEAVE_WAY)
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, place.leave_way)
 
 
-async def _is_locked_soon(file: int, name: str) -> bool:
+async def _is_locked_soon(file: int, place: _Place, name: str) -> bool:
     """Try again whenever somebody has closed the file."""
     loop = asyncio.get_running_loop()
     watch = _watches.get(loop)
@@ -97,9 +108,9 @@ async def _is_locked_soon(file: int, name: str) -> bool:
         closed = watch.closed(name)
         if closed is None:
             return False
-        is_next = is_next or _is_taken(file, _TAKE_WAY)
-        if is_next and _is_taken(file, _TAKE_LOCK):
-            fcntl.fcntl(file, fcntl.F_OFD_SETLK, _LEAVE_WAY)
+        is_next = is_next or _is_taken(file, place.take_way)
+        if is_next and _is_taken(file, place.take_lock):
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, place.leave_way)
             return True
         timer = loop.call_later(left, _end, closed)
         try:

@@ -186,10 +186,7 @@ class OcdbtMap:
         # The first object makes a map exist, so it comes last.
         names = (await other._manifests())[-1:] if self._numbered else []
         for name in [*names, MANIFEST]:
-            manifest = await self.store.read(other._manifest + name)
-            if manifest is None:
-                raise StoreUnavailable(f"{other._manifest}{name} is gone")
-            await self.store.create(self._manifest + name, manifest)
+            await self.store.copy(other._manifest + name, self._manifest + name)
 
     async def create_empty(self) -> None:
         """Start this map without keys of anybody's; `Conflict` if it is there already."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
+from hashlib import blake2b
 
 import tensorstore as ts
 
@@ -18,12 +19,12 @@ from app.backends.store import Store
 from app.backends.view import Stored, View
 from app.core.errors import Conflict, StoreUnavailable
 
-#: In a folder, who appends to a journal, or stores what is in it, holds this.
-LOCK = MANIFEST + ".lock"
 #: A commit with more bytes is stored at once.
 ENTRY_BYTES = 64 << 10
 #: So much may wait in the journal.
 WAITING_BYTES, WAITING_KEYS = 2 << 20, 16384
+#: So much at most waits in one that is not likely to be written again. A copy of the map begins with it.
+PASSED_BYTES = 32 << 10
 #: A journal file that is longer gets a successor when what it holds has been stored.
 FILE_BYTES = 4 << 20
 
@@ -35,6 +36,9 @@ class OrderedMap:
         self.store = store
         self._base = base
         self._folder = manifest
+        #: In a folder, who appends to the journal, or stores what is in it, holds this: a place in a file that all maps
+        #: with the same base have in common, as a file for each would cost more than a commit.
+        self._lock = f"{base}.lock", int.from_bytes(blake2b(manifest.encode(), digest_size=7).digest(), "big")
         self._ocdbt = OcdbtMap(store, base, manifest, node_bytes)
         self._journal = Journal(store, manifest, MANIFEST) if store.scheme == "file" else None
         #: While there is no journal, the newest generation of OCDBT, and by which manifest it is known.
@@ -51,7 +55,7 @@ class OrderedMap:
         if self._journal is None:
             yield
             return
-        async with self.store.exclusively(self._folder + LOCK):
+        async with self.store.exclusively(*self._lock):
             try:
                 self._is_agreed = False
                 self._journal.look()
@@ -79,9 +83,8 @@ class OrderedMap:
 
     async def at(self, generation: int) -> View:
         """The map as it was at a generation."""
-        stretch = self._around(generation)
-        origin = self._origin() if stretch is None else None
-        return await (self._view(stretch, generation) if origin is None else origin.at(generation))
+        holder, stretch = self._holder(generation)
+        return await holder._view(stretch, generation)
 
     async def _view(self, stretch: Stretch | None, generation: int) -> View:
         if stretch is None:
@@ -95,11 +98,8 @@ class OrderedMap:
 
         What they say of the keys that are `late` in the generation's view is not true.
         """
-        stretch = self._around(generation)
-        origin = self._origin() if stretch is None else None
-        if origin is not None:
-            return await origin.root(generation)
-        return await self._ocdbt.root(stretch.stored if stretch else generation)
+        holder, stretch = self._holder(generation)
+        return await holder._ocdbt.root(stretch.stored if stretch else generation)
 
     async def children(self, node: Node) -> list[Node]:
         """The nodes below one that is not a leaf, in order."""
@@ -127,7 +127,8 @@ class OrderedMap:
         """Apply writes (None deletes) after removing key ranges, all or nothing.
 
         `copies` are keys that get what they hold in views of other maps with the same base, by reference.
-        `is_last` says that the map is not likely to be written again: nothing is to wait in its journal.
+        `is_last` says that the map is not likely to be written again: no more is to wait in its journal than its copies
+        may begin with.
         `in_turn` says that the caller has its `turn`.
         Refused with `Conflict` unless every key of `unchanged` still has the value given at the moment of the commit.
         """
@@ -155,7 +156,8 @@ class OrderedMap:
             return
         await self._check(await self._view(newest, newest.newest), unchanged)
         entry = encode(newest.newest + 1, writes)
-        if ranges or copies or is_last or len(entry) > ENTRY_BYTES:
+        is_much = is_last and journal.waiting_bytes + len(entry) > PASSED_BYTES
+        if ranges or copies or is_much or len(entry) > ENTRY_BYTES:
             await self._store(journal, newest, writes, ranges, copies)
             return
         stretch = journal.stretch or await journal.mark(newest.start, newest.stored)
@@ -166,24 +168,30 @@ class OrderedMap:
                 await self._store(journal, stretch)
 
     async def branch_from(self, other: OrderedMap, *, in_turn: bool = False) -> None:
-        """Start this map as a copy of another: one small manifest, create-only, so racing branches agree."""
+        """Start this map as a copy of another: one small manifest, create-only, so racing branches agree.
+
+        In a folder it begins with what waits in the other's journal, if that is little.
+        """
         if self._journal is None or other._journal is None:
             await self._ocdbt.branch_from(other._ocdbt)
             return
-        async with other.turn():
-            newest = await other._agree(other._journal)
-            if newest is not None and newest.late:  # a manifest tells only of what is stored
-                await other._store(other._journal, newest)
-        async with nullcontext() if in_turn else self.turn():
+        async with nullcontext() if in_turn else self.turn(), other.turn():
             if await self._look(self._journal) is None:
-                if other._journal.stretch is not None:  # the numbers of generations go on
-                    start, stored = other._journal.stretch.start, other._journal.stretch.stored
-                    await self._journal.mark(start, stored, origin=other._folder)
-                try:
-                    await self._ocdbt.branch_from(other._ocdbt)
-                except BaseException:
-                    self._journal.forget()  # without a manifest there is no map
-                    raise
+                await self._copy(self._journal, other, other._journal)
+
+    async def _copy(self, journal: Journal, other: OrderedMap, others: Journal) -> None:
+        newest = await other._agree(others)
+        if newest is not None and others.waiting_bytes > PASSED_BYTES:
+            await other._store(others, newest)
+        try:
+            if others.stretch is not None:  # the numbers of generations go on
+                await journal.begin_as(others, other._folder)
+            await self._ocdbt.branch_from(other._ocdbt)
+        except BaseException:
+            journal.forget()  # without a manifest there is no map
+            raise
+        # The manifest is the other's, and says the same.
+        self._agreed, self._is_agreed, self._opened = other._agreed, other._is_agreed, other._opened
 
     async def create_empty(self, *, in_turn: bool = False) -> None:
         """Start this map without keys of anybody's; `Conflict` if it is there already."""
@@ -247,13 +255,14 @@ class OrderedMap:
         self._is_agreed = True
         return stretch
 
-    def _around(self, generation: int) -> Stretch | None:
-        if self._journal is None:
-            return None
-        self._journal.look()
-        return self._journal.around(generation)
-
-    def _origin(self) -> OrderedMap | None:
-        """The map that has the generations before the first of this one's journal."""
-        folder = "" if self._journal is None else self._journal.origin()
-        return OrderedMap(self.store, self._base, folder) if folder else None
+    def _holder(self, generation: int) -> tuple[OrderedMap, Stretch | None]:
+        """The map whose journals know a generation, and their stretch; none if it is older than all journals."""
+        holder = self
+        while holder._journal is not None:
+            holder._journal.look()
+            stretch = holder._journal.around(generation)
+            origin = "" if stretch is not None else holder._journal.origin()
+            if not origin:
+                return holder, stretch
+            holder = OrderedMap(self.store, self._base, origin)
+        return holder, None

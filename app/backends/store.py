@@ -222,6 +222,27 @@ class Store:
             self.changed()
         return bool(stamp.generation)
 
+    async def copy(self, path: str, to: str) -> bool:
+        """Let a path that names nothing yet name what another object holds; False if it did name something.
+
+        In a folder both are one file then: files are replaced, never changed.
+        """
+        if self.scheme == "file":
+            try:
+                names = self.prefix + path, self.prefix + to
+                if self.options.durability == "power":
+                    return await asyncio.to_thread(files.link, *names, is_synced=True)
+                return files.link(*names, is_synced=False)
+            except OSError as error:
+                if error.errno not in files.CANNOT_LINK:
+                    raise StoreUnavailable(f"{self.url}: {path}: {error.strerror}") from error
+            finally:
+                self.changed()
+        value = await self.read(path)
+        if value is None:
+            raise StoreUnavailable(f"{path} is gone")
+        return await self.create(to, value)
+
     async def remove(self, path: str) -> AsyncIterator[int]:
         """Remove all objects of a folder (`path` ends with a slash), a bounded number at a time; yields each number.
 
@@ -241,8 +262,10 @@ class Store:
                     os.rmdir(place)
 
     @asynccontextmanager
-    async def exclusively(self, path: str) -> AsyncIterator[None]:
+    async def exclusively(self, path: str, place: int = 0) -> AsyncIterator[None]:
         """Keep other processes of this machine, and other tasks of this one, from doing the same at once.
+
+        A file has as many places as anybody wants (numbers below 2**62), each on its own.
 
         Who appends to a journal must have it. It ends with the process, however that ends. Only a local folder has it:
         elsewhere commits are optimistic.
@@ -251,7 +274,7 @@ class Store:
             yield
             return
         try:
-            lock = await locks.lock(self.prefix + path)
+            lock = await locks.lock(self.prefix + path, place)
         except OSError as error:
             raise StoreUnavailable(f"{self.url}: {error.strerror}") from error
         try:

@@ -12,7 +12,7 @@ from app.backends.store import Store
 
 #: New names are put into their places one by one as long as they are this few.
 FEW = 64
-#: Lists that are remembered of a stored generation, and how many keys they may have.
+#: Lists that are remembered of a stored generation, and how many keys they may have; and keys that it does not have.
 LISTS, LIST_KEYS = 4096, 32
 #: What a key got: in which generation, what (None: it was removed), and what it had got before.
 _Held = tuple[int, bytes | None, Any]
@@ -39,6 +39,13 @@ class Late:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def copy(self) -> Late:
+        """The same commits, to go on with apart; what was before them is not known to the copy."""
+        copy = Late(self._start)
+        copy._held, copy._names, copy._new = self._held.copy(), self._names.copy(), self._new.copy()
+        copy._commits, copy.size_bytes = self._commits.copy(), self.size_bytes
+        return copy
 
     def add(self, generation: int, writes: Mapping[bytes, bytes | None]) -> None:
         """Take over what a generation newer than all before wrote."""
@@ -91,13 +98,14 @@ class Late:
 
 
 class Stored:
-    """A generation that is stored, and short lists of its keys that were asked for: it never changes."""
+    """A generation that is stored, and what was asked for of keys and is short: it never changes."""
 
-    __slots__ = ("kvstore", "lists")
+    __slots__ = ("absent", "kvstore", "lists")
 
     def __init__(self, kvstore: ts.KvStore) -> None:
         self.kvstore = kvstore
         self.lists: dict[Range, list[bytes]] = {}
+        self.absent = set[bytes]()
 
     async def keys_of(self, store: Store, ranges: Sequence[Range], *, is_remembered: bool) -> list[list[bytes]]:
         """The keys of ranges, each ascending, read at once."""
@@ -139,9 +147,15 @@ class View:
             held = self._late.find(key, self.generation)
             if held is not None:
                 return held[1]
+            if key in self._stored.absent:
+                return None
         answer = await self._store.guard(self._stored.kvstore.read(key))
         value = bytes(answer.value) if answer.state == "value" else None
         self._store.traffic.read((key,), (value,))
+        if value is None and self._late is not None:  # many generations and copies may lie on top
+            if len(self._stored.absent) > LISTS:
+                self._stored.absent.clear()
+            self._stored.absent.add(key)
         return value
 
     async def get_many(self, keys: Iterable[bytes]) -> list[bytes | None]:

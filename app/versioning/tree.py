@@ -376,6 +376,10 @@ class Tree:
         else:
             await origin.seal()
             await self.map.branch_from(origin.map, in_turn=True)
+            head = await self._look() if self._store.scheme == "file" else None
+            if head is not None:  # nobody else has been here since: what only this version writes is not there yet
+                head.know(self._seal, None)
+                head.know(log.begun_key(self.version), None)
 
     async def _stage(self, base: Snapshot, batch: Sequence[Queued], nonce: bytes) -> tuple[Overlay, list[Any], int]:
         """Run the mutations one after another; a failing one leaves nothing behind and answers its own error."""

@@ -112,6 +112,7 @@ async def test_stopped_between_storing_and_marking(
 
     large = b"x" * (ordered_map.ENTRY_BYTES + 1)
     with monkeypatch.context() as broken:
+        broken.setattr(ordered_map, "PASSED_BYTES", 0)
         broken.setattr(Journal, "mark", stopped)
         with pytest.raises(StoreUnavailable):
             await here.commit({b"a": b"2", b"b": b"" if is_last else large}, unchanged={}, is_last=is_last)
@@ -209,11 +210,12 @@ async def test_every_generation_of_a_map_and_of_its_copy_is_there(
         small.setattr(ordered_map, "ENTRY_BYTES", 1000)
         small.setattr(ordered_map, "WAITING_KEYS", 4)
         small.setattr(ordered_map, "FILE_BYTES", 600)
+        small.setattr(ordered_map, "PASSED_BYTES", 250)
         pods = [opened(folder), opened(folder)]
         await pods[0].create_empty()
         view = await newest(pods[1])
         states = {view.generation: await contents(view)}
-        parent: tuple[OrderedMap, dict[int, dict[bytes, bytes]]] | None = None
+        others: list[tuple[OrderedMap, dict[int, dict[bytes, bytes]]]] = []
         for number, (pod, writes, range_, chance) in enumerate(steps):
             held = states[max(states)]
             ranges = [] if range_ is None else [range_]
@@ -225,24 +227,90 @@ async def test_every_generation_of_a_map_and_of_its_copy_is_there(
                 view = await newest(each)
                 assert view.generation == max(states)
                 assert await contents(view) == states[max(states)]
-            known, since = (await pods[pod].at(max(states))), min(states)
-            changed = known.since(since)
+            since = min(states)
+            changed = (await pods[pod].at(max(states))).since(since)
             if changed is not None:
                 old, new = states[since], states[max(states)]
                 differ = {key for key in {*old, *new} if old.get(key) != new.get(key)}
                 assert differ <= {*changed}
-            if chance == 1:
-                parent = pods[pod], dict(states)
+            if chance in (1, 2):
                 child = opened(folder, name=f"child{number}")
                 await child.branch_from(pods[pod])
+                if chance == 2:  # what is written from now on is not the child's
+                    others.append((child, dict(states)))
+                    continue
+                others.append((pods[pod], dict(states)))
                 pods = [child, opened(folder, name=f"child{number}")]
         fresh = OrderedMap(pods[0].store, "d/", pods[0]._folder)
         for each in (*pods, fresh):
             for generation, state in states.items():
                 assert await contents(await each.at(generation)) == state
-        if parent is not None:
-            for generation, state in parent[1].items():
-                assert await contents(await parent[0].at(generation)) == state
+        for other, known in others:
+            for each in (other, OrderedMap(other.store, "d/", other._folder)):
+                assert (await newest(each)).generation == max(known)
+                for generation, state in known.items():
+                    assert await contents(await each.at(generation)) == state
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+async def test_a_copy_begins_with_what_waits_in_the_other(tmp_path: Path, durability: str) -> None:
+    here = opened(tmp_path, durability)
+    await here.create_empty()
+    await here.commit({b"a": b"1"}, unchanged={})
+    await here.commit({b"b": b"1"}, unchanged={b"a": b"1"}, is_last=True)
+    manifest = (tmp_path / FOLDER / "manifest.ocdbt").read_bytes()
+    children = [opened(tmp_path, durability, name=f"child{number}") for number in range(3)]
+    for child in children:
+        await child.branch_from(here)
+    for number, child in enumerate(children):
+        await child.commit({b"a": b"child%d" % number}, unchanged={b"a": b"1", b"b": b"1"})
+    await here.commit({b"b": b"2"}, unchanged={b"a": b"1"})
+    await here.commit({b"c": b"x" * ordered_map.ENTRY_BYTES}, unchanged={})  # is stored, with what waited
+    for number in range(3):
+        path = tmp_path / f"d/t/child{number}/manifest.ocdbt"
+        assert path.read_bytes() == manifest
+        elsewhere = opened(tmp_path, durability, name=f"child{number}")
+        for child in (children[number], elsewhere):
+            assert await contents(await newest(child)) == {
+                b"state/created": b"",
+                b"a": b"child%d" % number,
+                b"b": b"1",
+            }
+            assert (await newest(child)).generation == (await newest(here)).generation - 1
+        await elsewhere.commit({b"c": b"y" * ordered_map.ENTRY_BYTES}, unchanged={})
+        assert path.read_bytes() != manifest
+        assert await (await newest(children[number])).get(b"b") == b"1"
+    assert await (await newest(opened(tmp_path))).get(b"a") == b"1"
+
+
+@pytest.mark.parametrize("passed", [0, 2000])
+async def test_a_long_chain_of_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passed: int) -> None:
+    """Opening one reads one file that is no longer than what may be passed on, and every generation is there."""
+    monkeypatch.setattr(ordered_map, "PASSED_BYTES", passed)
+    count, parent = 1100 if passed else 300, opened(tmp_path, name="0")
+    await parent.create_empty()
+    for number in range(1, count):
+        await parent.commit({b"n": b"%d" % number}, unchanged={})
+        await parent.commit({b"sealed": b"%d" % number}, unchanged={b"n": b"%d" % number}, is_last=True)
+        child = opened(tmp_path, name=str(number))
+        await child.branch_from(parent)
+        parent = child
+    files = {(tmp_path / f"d/t/{number}/manifest.ocdbt").stat().st_ino for number in range(count)}
+    if passed:
+        assert len(files) < count // 20
+        assert max((tmp_path / f"d/t/{number}/journal").stat().st_size for number in range(1, count)) < passed + 200
+    last = opened(tmp_path, name=str(count - 1))
+    view = await newest(last)
+    assert await contents(view) == {
+        b"state/created": b"",
+        b"n": b"%d" % (count - 1),
+        b"sealed": b"%d" % (count - 1),
+    }
+    total = 2 * (count - 1)  # commits, two of each map but the last
+    for back in [*range(5), *range(5, total, 83), total - 1]:
+        expected = b"%d" % (count - 1 - back // 2)
+        for each in (last, opened(tmp_path, name=str(count - 1))):
+            assert await (await each.at(view.generation - back)).get(b"n") == expected
 
 
 async def test_lists_are_forgotten_while_others_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

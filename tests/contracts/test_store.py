@@ -90,19 +90,20 @@ async def test_locks_exclude_and_survive_cancellation(
 ) -> None:
     if not can_watch:
         monkeypatch.setattr("app.backends.locks._Watch.closed", lambda watch, name: None)
-    store, inside = Store(str(tmp_path)), 0
+    store, inside = Store(str(tmp_path)), [0, 0]
 
-    async def work() -> None:
-        nonlocal inside
-        async with store.exclusively("x/.lock"):
-            inside += 1
+    async def work(place: int = 0) -> None:
+        async with store.exclusively("x/.lock", place):
+            inside[place] += 1
             try:
-                assert inside == 1
+                assert inside[place] == 1
                 await asyncio.sleep(0.002)
             finally:
-                inside -= 1
+                inside[place] -= 1
 
-    tasks = [asyncio.create_task(work()) for _ in range(50)]
+    async with store.exclusively("x/.lock", 1):
+        await asyncio.wait_for(work(0), 5)  # places of one file are apart
+    tasks = [asyncio.create_task(work(number % 2)) for number in range(50)]
     await asyncio.sleep(0.01)
     for task in tasks[::3]:
         task.cancel()

@@ -51,6 +51,47 @@ def run(url: str, durability: str, rounds: int) -> None:
     ]
 
 
+async def histories(url: str, durability: str, acknowledged: list[tuple[int, int, int]], parts: int) -> None:
+    """Every version holds what was acknowledged in it and before it, perhaps one more mutation, and nothing else."""
+    trees = worker.open_trees(url, durability)
+    for number in {number for number, _, _ in acknowledged}:
+        own = [(step, part) for each, step, part in acknowledged if each == number]
+        assert own == [(step, part) for step in range(own[-1][0] + 1) for part in range(parts)][: len(own)]
+        steps = own[-1][0] + 1
+        for step in {*range(0, steps, steps // 10 + 1), *range(max(steps - 3, 0), steps)}:
+            snapshot = await trees.head(worker.FOLDER, worker.chain_line(number, step))
+            there = [key.decode() for key, _ in await snapshot.items(b"chain/", b"chain0")]
+            wanted = sorted(f"chain/{number}.{earlier}.{part}" for earlier, part in own if earlier <= step)
+            last = f"chain/{number}.{step}.{len([1 for earlier, _ in own if earlier == step])}"
+            assert there in (wanted, sorted([*wanted, last]))
+            records = await log.records(snapshot, f"{number}.{step}")
+            assert len([1 for record in records if record.action == "test"]) == len(
+                [1 for key in there if key.startswith(f"chain/{number}.{step}.")]
+            )
+
+
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_killed_processes_leave_whole_versions(durability: str, tmp_path: Path) -> None:
+    """Versions begin with what waits in their parents' journals; two processes branch off the same root."""
+    url, acknowledged = f"file://{tmp_path}/store", list[tuple[int, int, int]]()
+    asyncio.run(_begin(url, durability))
+    for number in range(2):
+        with pods(url, [("chain", 3), ("chain", 3)], durability, first=2 * number) as children:
+            time.sleep(random.uniform(0.3, 1.0))
+            for child in children:
+                child.kill()
+            for child in children:
+                lines = [line for line in child.communicate()[0].splitlines(keepends=True) if line[-1:] == "\n"]
+                names = [line.strip().split(".") for line in lines]
+                acknowledged += [(int(pod), int(step), int(part)) for pod, step, part in names]
+    assert len({number for number, _, _ in acknowledged}) == 4
+    asyncio.run(histories(url, durability, acknowledged, 3))
+
+
+async def _begin(url: str, durability: str) -> None:
+    await worker.mutate(worker.open_trees(url, durability), worker.increment)
+
+
 @pytest.mark.parametrize(("kind", "durability"), [("file", "power"), ("file", "process"), ("gcs", "process")])
 def test_a_killed_process_leaves_whole_mutations(
     kind: str, durability: str, request: pytest.FixtureRequest, tmp_path: Path

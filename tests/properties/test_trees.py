@@ -339,6 +339,39 @@ async def test_deep_histories_are_searched(store: Store) -> None:
     assert len(trees._trees) <= 3
 
 
+async def test_a_history_of_many_versions_with_little_in_each(tmp_path: Path) -> None:
+    """It is stored now and then, not once for each version; other pods find all versions and generations."""
+    store = Store(str(tmp_path), OPTIONS)
+    here, there = pod(store), pod(store)
+    versions, generations = ["root"], []
+    for number in range(150):
+        line = Line(tuple(reversed(versions)), False)
+        writer, reader = (here, there) if number % 40 else (there, here)
+        await put(writer, b"last", b"%d" % number, line)
+        await put(writer, b"k%03d" % number, b"", line)
+        generations.append((await reader.head(FOLDER, line)).generation)
+        await writer.seal(FOLDER, versions[-1])
+        with pytest.raises(NotAllowed):
+            await put(reader, b"last", b"late", line)
+        versions.append(f"v{number}")
+    manifests = {(tmp_path / FOLDER / f"trees/{version}/manifest.ocdbt").stat().st_ino for version in versions[:-1]}
+    assert len(manifests) < len(versions) // 5
+    await put(here, b"side", b"", Line(("side", *reversed(versions[:76])), False))  # a version with two children
+    for trees in (here, there, pod(store)):
+        for number, generation in enumerate(generations):
+            line = Line(tuple(reversed(versions[: number + 1])), True)
+            snapshot = await trees.head(FOLDER, line)
+            assert await snapshot.get(b"last") == b"%d" % number
+            assert await snapshot.keys(b"k", b"l") == [b"k%03d" % earlier for earlier in range(number + 1)]
+            assert [record.action for record in await log.records(snapshot, line.version)] == ["put", "put", "seal"]
+            assert snapshot.generation == generation + 1
+            earlier = await trees.at(FOLDER, line, generation - 1)
+            assert await earlier.get(b"k%03d" % number) is None
+            assert await earlier.get(b"last") == b"%d" % number
+        beside = await trees.head(FOLDER, Line(("side", *reversed(versions[:76])), False))
+        assert [await beside.get(key) for key in (b"last", b"side", b"k076")] == [b"75", b"", None]
+
+
 async def test_racing_first_writes_of_a_child_share_one_branch(store: Store) -> None:
     await put(pod(store), b"x", b"1")
     line = Line(("child", "root"), False)

@@ -132,7 +132,29 @@ async def storm(trees: Trees, number: int, times: int) -> None:
     await asyncio.gather(*[some(start) for start in range(times)])
 
 
-ROLES = {role.__name__: role for role in (count, fill, overwrite, watch, storm)}
+def chain_line(number: int, step: int) -> Line:
+    """A version of the history that a process makes of its own, and those before it."""
+    return Line((*[f"{number}.{earlier}" for earlier in range(step, -1, -1)], *LINE.versions), False)
+
+
+async def chain(trees: Trees, number: int, times: int) -> None:
+    """Write one version after another without an end, so many mutations in each, and say what was acknowledged."""
+    step = 0
+    while True:
+        for part in range(times):
+
+            async def change(mutation: Mutation, name: str = f"{number}.{step}.{part}") -> None:
+                mutation.put(f"chain/{name}".encode(), name.encode())
+                mutation.record(log.Record("test", name.rpartition(".")[0]))
+
+            await trees.mutate(FOLDER, chain_line(number, step), change, still_open=still_open)
+            sys.stdout.write(f"{number}.{step}.{part}\n")
+            sys.stdout.flush()
+        await trees.seal(FOLDER, f"{number}.{step}")
+        step += 1
+
+
+ROLES = {role.__name__: role for role in (count, fill, overwrite, watch, storm, chain)}
 
 
 async def main(url: str, durability: str, role: str, number: int, times: int) -> None:
