@@ -60,6 +60,25 @@ def sync_folder(folder: str) -> None:
         os.close(handle)
 
 
+def empty_unfinished(path: str) -> None:
+    """Empty what a process that was killed has left of a file's next content.
+
+    TensorStore would write over it without cutting off what is longer than its own.
+    """
+    try:
+        made = os.open(path + _LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.fcntl(made, fcntl.F_OFD_SETLK, _WHOLE_FILE)
+        if os.stat(path + _LOCK).st_ino == os.fstat(made).st_ino:
+            os.ftruncate(made, 0)
+    except (BlockingIOError, PermissionError, FileNotFoundError):
+        pass  # somebody is writing it
+    finally:
+        os.close(made)
+
+
 def _read(path: str) -> bytes | None:
     try:
         with open(path, "rb") as file:

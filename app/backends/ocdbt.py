@@ -13,6 +13,7 @@ from typing import Any
 
 import tensorstore as ts
 
+from app.backends import files
 from app.backends.store import Store
 from app.backends.view import read_many, together
 from app.core.errors import Conflict, StoreUnavailable
@@ -156,6 +157,8 @@ class OcdbtMap:
         `copies` are keys that get what they hold in other maps with the same base, by reference.
         Refused with `Conflict` unless every key of `unchanged` still has the value given at the moment of the commit.
         """
+        if self.store.scheme == "file":
+            files.empty_unfinished(self.store.prefix + self._manifest + MANIFEST)
         if self._writable is None:
             is_new = await self.fingerprint() is None
             spec = {**self._spec, "config": self._config} if is_new else self._spec

