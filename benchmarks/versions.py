@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator
 
 from benchmarks.client import Request
@@ -28,7 +29,7 @@ class Chain:
         """The requests for so many further versions."""
         post, requests = self._bench.server.target.request, list[Request]()
         for _ in range(number):
-            node, child = f"/api/node/{self._versions[-1]}", self._bench.rng.bytes(16).hex()
+            node, child = f"/api/node/{self._versions[-1]}", uuid.uuid4().hex
             if self._has_keys:
                 requests.append(post("POST", f"{node}/{self._data}/key/a", self._value(len(self._versions) - 1)))
             requests.append(post("POST", f"{node}/commit", b"{}"))

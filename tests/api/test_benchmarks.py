@@ -24,7 +24,7 @@ def test_a_workload(
     folder_server: Server, volume: Volume, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(bodies, "ROUNDS", 1)
-    for constant, number in (("ROUNDS", 1), ("VERSIONS", 5), ("BEFORE", 7)):
+    for constant, number in (("ROUNDS", 2), ("VERSIONS", 5), ("BEFORE", 7)):
         monkeypatch.setattr(versions, constant, number)
     client = Client(Target.parse(folder_server.url), ADMIN)
     result = measure(registry.WORKLOADS[name], client, volume, 0.05, 2)
