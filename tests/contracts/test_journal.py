@@ -28,6 +28,7 @@ def opened(folder: Path, durability: str = "process", name: str = "a") -> Ordere
 
 
 async def newest(found: OrderedMap) -> View:
+    await asyncio.sleep(0)  # a process of its own would not be in the turn of its loop in which it last looked
     fingerprint = await found.fingerprint()
     assert fingerprint is not None
     return await found.at(await found.generation(fingerprint))
