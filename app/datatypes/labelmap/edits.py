@@ -66,7 +66,7 @@ async def merge(data: Data, target: int, others: Sequence[int], editor: Editor) 
             await check_exists(mutation, forest, body, with_own)
         await _unfix(mutation, forest, others)
         for body in others:
-            forest.operations += await _moving(forest, body, target, body in with_own)
+            forest.operations.append(await _moving(forest, body, target, body in with_own))
             await forest.join(target, body, with_other=body in with_own)
         _forget_heads(mutation, others)
         await forest.flush()
@@ -136,7 +136,7 @@ async def renumber(data: Data, old: int, new: int, editor: Editor) -> int:
         if await exists(mutation, forest, new, with_own):
             raise Invalid(f"there is a body {new} already")
         await _unfix(mutation, forest, [old])
-        forest.operations += await _moving(forest, old, new, old in with_own)
+        forest.operations.append(await _moving(forest, old, new, old in with_own))
         await forest.rename(old, new, with_old=old in with_own)
         await forest.flush()
         _forget_heads(mutation, [old])
@@ -196,14 +196,14 @@ async def _any_voxels(reader: Reader, supervoxels: Sequence[int]) -> bool:
     return False
 
 
-async def _moving(forest: Forest, source: int, target: int, with_own: bool) -> list[list[object]]:
-    """How readers that know the bodies learn that all supervoxels of one, if they are few, become another's."""
+async def _moving(forest: Forest, source: int, target: int, with_own: bool) -> list[object]:
+    """How readers that know the bodies learn that all supervoxels of one become another's: by name if they are few."""
     if await forest.number_of_members(source) > LISTED:
-        return []
+        return ["rebuild", source, target]
     moved = await forest.members(source)
     if not with_own and await forest.group_of(source) is None:
         moved.remove(source)
-    return [["move", moved, source, target]]
+    return ["move", moved, source, target]
 
 
 async def _unfix(mutation: Mutation, forest: Forest, bodies: Sequence[int]) -> None:
