@@ -224,26 +224,33 @@ class Journal:
 
     def around(self, generation: int) -> Stretch | None:
         """The stretch in which a generation lies; None if it is older than the oldest journal."""
-        newest = self.stretch
-        if newest is None or generation >= newest.start:
-            return newest
-        names = self._names()
-        before = [start for start in names if start <= generation]
-        if not before:
-            return None
-        return next(each for each in reversed(self._of_file(names[max(before)])) if each.start <= generation)
+        while True:
+            newest = self.stretch
+            if newest is None or generation >= newest.start:
+                return newest
+            names = self._names()
+            start = max([start for start in names if start <= generation], default=None)
+            if start is None:
+                return None
+            stretches = self._of_file(names[start])
+            if stretches[0].start == start:
+                return next(each for each in reversed(stretches) if each.start <= generation)
+            self.look()  # the newest file has got a successor
 
     def origin(self) -> str:
         """The folder of the map that has the generations before the first of this one's; empty if there is none."""
-        names = self._names()
-        if not names:
-            return ""
-        try:
-            with open(self._folder + names[min(names)], "rb") as file:
-                length, _ = _FRAME.unpack_from(file.read(len(MAGIC) + _FRAME.size), len(MAGIC))
-                return file.read(length)[_MARK.size :].decode()
-        except OSError as error:
-            raise StoreUnavailable(f"{self._folder}{NAME}: {error.strerror}") from error
+        while names := self._names():
+            first = min(names)
+            try:
+                with open(self._folder + names[first], "rb") as file:
+                    length, _ = _FRAME.unpack_from(file.read(len(MAGIC) + _FRAME.size), len(MAGIC))
+                    mark = file.read(length)
+            except OSError as error:
+                raise StoreUnavailable(f"{self._folder}{NAME}: {error.strerror}") from error
+            if _HEAD.unpack_from(mark)[0] == first:
+                return mark[_MARK.size :].decode()
+            self.look()  # the newest file has got a successor
+        return ""
 
     def _names(self) -> dict[int, str]:
         """The files by the generations at which they begin."""

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.backends import journal, ordered_map
-from app.backends.journal import Journal
+from app.backends.journal import Journal, Stretch
 from app.backends.ordered_map import OrderedMap
 from app.backends.store import Store, StoreOptions
 from app.backends.view import View
@@ -364,3 +364,42 @@ async def test_a_manifest_is_whole_after_a_kill_as_the_one_before_was_written(tm
     assert len((await contents(await newest(again)))[b"large"]) == ordered_map.ENTRY_BYTES + 1
     await again.commit({b"small": b"y"}, unchanged={})
     assert (await contents(await newest(opened(tmp_path))))[b"small"] == b"y"
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+async def test_an_earlier_generation_as_another_process_begins_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(ordered_map, "FILE_BYTES", 150)
+    large = b"x" * (ordered_map.ENTRY_BYTES + 1)
+
+    async def files(writer: OrderedMap, number: int) -> None:
+        for _ in range(number):
+            await writer.commit({b"n": os.urandom(4)}, unchanged={})
+            await writer.commit({b"large": large, b"m": os.urandom(4)}, unchanged={})
+
+    writer = opened(tmp_path)
+    await writer.create_empty()
+    await files(writer, 5)
+    if name == "b":  # whose generations so far are those of the other map
+        other, writer = writer, opened(tmp_path, name="b")
+        await writer.branch_from(other)
+    await writer.commit({b"n": b"before"}, unchanged={})
+    numbers = range(1, (await newest(writer)).generation + 1)
+    right = [await contents(await writer.at(number)) for number in numbers]
+    readers = [opened(tmp_path, name=name) for _ in numbers]
+    for reader in readers:
+        await newest(reader)
+    await files(writer, 2)
+    look, seen = Journal.look, set[Journal]()
+
+    def look_too_early(journal: Journal) -> Stretch | None:
+        if journal in seen or journal.stretch is None:
+            return look(journal)
+        seen.add(journal)  # what has come since is only seen the next time
+        return journal.stretch
+
+    monkeypatch.setattr(Journal, "look", look_too_early)
+    found = [await contents(await reader.at(number)) for reader, number in zip(readers, numbers, strict=True)]
+    assert found == right
+    assert len(seen) >= len(readers)
