@@ -182,14 +182,12 @@ class Joining:
         return [await _state(tree) for tree in trees]
 
     async def _main(self, states: Sequence[_State]) -> tuple[_State, Sequence[_State]]:
-        """The state to begin with, and those to bring in: little into much, unless their order is one of priority."""
-        if self._settling is Settling.KEEP or len(states) == 1:
-            return states[0], states[1:]
-        first, *others = states
-        apart = [await diff.difference(first.place, other.place) for other in others]
-        sizes = [max(len(each.gone) for each in apart), *(len(each.come) for each in apart)]
-        place = sizes.index(max(sizes))
-        return states[place], [*states[:place], *states[place + 1 :]]
+        """The state to begin with, and those to bring in: of two little into much; of more the order may matter."""
+        if self._settling is not Settling.KEEP and len(states) == 2:
+            apart = await diff.difference(states[0].place, states[1].place)
+            if len(apart.come) > len(apart.gone):
+                return states[1], states[:1]
+        return states[0], states[1:]
 
     async def _bring(self, main: _State, side: _State, bases: Sequence[str]) -> list[str]:
         """Bring a side in, by comparison with the state from which it came."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,15 +33,22 @@ values = st.tuples(st.sampled_from([b"x", b"y", b"z"]), st.sampled_from([1, 1, 1
 edits = st.dictionaries(keys, st.none() | values, max_size=3)
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class Version:
     uuid: str
     parents: list[Version]
     contents: Contents
+    #: Whether the instance was written here, or several states were brought together.
+    is_own: bool = False
     edits: list[str] = field(default_factory=list)
+    age: int = field(default_factory=itertools.count().__next__)
 
     def __repr__(self) -> str:
         return self.uuid
+
+    def owner(self) -> Version | None:
+        """The version that made what this one holds; None if nothing ever was written."""
+        return self if self.is_own else self.parents[0].owner() if self.parents else None
 
     def ancestors(self) -> dict[str, Version]:
         found = {self.uuid: self}
@@ -54,11 +62,24 @@ def way(instance: Instance) -> Merge:
     return keyvalue.DATATYPE.merge
 
 
+def newest(versions: Sequence[Version]) -> list[Version]:
+    """Versions of which no other one descends from them, in their order."""
+    return [each for each in versions if not any(each.uuid in other.ancestors() for other in versions if other != each)]
+
+
+def states(versions: Sequence[Version]) -> list[Version]:
+    """Which versions made what some hold, without those that went into others of them: these have had no say since."""
+    owners = [version.owner() for version in versions]
+    return newest([*{owner.uuid: owner for owner in owners if owner is not None}.values()])
+
+
 def merged(parents: Sequence[Version]) -> tuple[Contents, set[str]]:
     """What a child of these versions holds, and which keys are in conflict."""
-    first, *others = parents
-    contents, conflicts, joined = dict(first.contents), set[str](), [first]
-    for side in others:
+    sides = states(parents)
+    if not sides:
+        return {}, set()
+    contents, conflicts, joined = dict(sides[0].contents), set[str](), sides[:1]
+    for side in sides[1:]:
         base = past([version.ancestors() for version in joined], side)
         for key in contents.keys() | side.contents.keys() | base.keys():
             was, ours, theirs = base.get(key), contents.get(key), side.contents.get(key)
@@ -79,14 +100,7 @@ def past(lines: Sequence[Mapping[str, Version]], side: Version) -> Contents:
     """What the versions from which both descend held; where these were in conflict, something that nobody has."""
     everybody = {uuid: version for line in lines for uuid, version in line.items()}
     shared = [version for uuid, version in side.ancestors().items() if uuid in everybody]
-    nearest = [
-        version
-        for version in shared
-        if not any(version.uuid in other.ancestors() for other in shared if other is not version)
-    ]
-    if len(nearest) == 1:
-        return nearest[0].contents
-    contents, conflicts = merged(nearest)
+    contents, conflicts = merged(sorted(newest(shared), key=lambda version: version.age))
     return {**contents, **{key: object() for key in conflicts}}
 
 
@@ -128,6 +142,7 @@ class Machine(RuleBasedStateMachine):
     async def write(self, version: Version, edits: Mapping[str, bytes | None]) -> None:
         for key, value in edits.items():
             version.edits.append(key)
+            version.is_own = True
             if value is None:
                 version.contents.pop(key, None)
                 await keyvalue.delete(await self.data(version), key, Author("u"))
@@ -147,12 +162,7 @@ class Machine(RuleBasedStateMachine):
         self.runner.run(self.join(parents, keep, edits))
 
     async def join(self, parents: list[Version], keep: bool, edits: Mapping[str, bytes | None]) -> None:
-        needed = [
-            version
-            for version in parents
-            if not any(version.uuid in other.ancestors() for other in parents if other is not version)
-        ]
-        contents, conflicts = merged(needed)
+        contents, conflicts = merged(parents)
         repo, _ = await self.datastore.repos.resolve(self.root)
         names = [version.uuid for version in parents]
         if conflicts and not keep:
@@ -165,7 +175,9 @@ class Machine(RuleBasedStateMachine):
         else:
             settled = ["kv"] if keep else []
             child = await merge_versions(self.datastore, repo, names, note="", merges=way, settled=settled)
-            self.versions.append(Version(child, parents, contents))
+            sides = states(parents)
+            is_own = len(sides) > 1 or sides[:1] not in ([], [parents[0].owner()])
+            self.versions.append(Version(child, parents, contents, is_own))
             await self.check()
             await self.write(self.versions[-1], edits)
             await self.lock(self.versions[-1])
