@@ -79,8 +79,7 @@ class Progress:
         """Write the record."""
         self._saved = time.monotonic()
         record = {"title": self._title, "slabs": self.slabs, "before": self.before, "done": ranges(self.done)}
-        folder = await self._store.folder("ingest/")
-        await self._store.guard(folder.write(self._name, json.dumps(record).encode()))
+        await self._store.write(f"ingest/{self._name}", json.dumps(record).encode())
 
 
 def ranges(numbers: set[int]) -> list[tuple[int, int]]:

@@ -88,7 +88,7 @@ class Publication:
     async def _open(self, level: int, shape: Triple, first: Sequence[int], size: Sequence[float]) -> ts.TensorStore:
         """The array of a scale, z, y, x, made if it is not there."""
         spec = self._zarr3(level, shape) if self.form == "zarr3" else self._precomputed(level, shape, first, size)
-        opened = await self.store.guard(ts.open(spec, open=True, create=True, context=self.store.context))
+        opened = await self.store.guard(ts.open(spec, open=True, create=True, context=self.store.unlocked))
         return opened if self.form == "zarr3" else opened[ts.d["channel"][0]].T
 
     def _precomputed(self, level: int, shape: Triple, first: Sequence[int], size: Sequence[float]) -> dict[str, Any]:
@@ -146,8 +146,7 @@ class Publication:
         axes = [{"name": name, "type": "space", "unit": "nanometer"} for name in "zyx"]
         attributes = {"ome": {"version": "0.5", "multiscales": [{"name": "", "axes": axes, "datasets": datasets}]}}
         group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-        folder = await self.store.folder("")
-        await self.store.guard(folder.write("zarr.json", json.dumps(group).encode()))
+        await self.store.write("zarr.json", json.dumps(group).encode())
 
 
 class PublishedTarget:

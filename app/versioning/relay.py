@@ -116,7 +116,7 @@ class Relay:
                     await asyncio.gather(*[self._leave_out(data) for data in versions[start : start + TOGETHER]])
                 for repo in repos:
                     await self._begin_at(store, _repo_path(repo), repo.operations)
-            await _write(store, BEGUN, b"{}")
+            await store.write(BEGUN, b"{}")
         self._has_begun = True
 
     async def _leave_out(self, data: Data) -> None:
@@ -181,14 +181,8 @@ class Relay:
         return self._positions[path]
 
     async def _note(self, store: Store, path: str, after: int) -> None:
-        await _write(store, path, orjson.dumps({"after": after}))
+        await store.write(path, orjson.dumps({"after": after}))
         self._positions[path] = after
-
-
-async def _write(store: Store, path: str, value: bytes) -> None:
-    folder, _, name = path.rpartition("/")
-    kvstore = await store.folder(f"{folder}/")
-    await store.guard(kvstore.write(name, value))
 
 
 async def _ends(data: Data, snapshot: Snapshot) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import tensorstore as ts
 
 from app.backends.ordered_map import OrderedMap
 from app.backends.store import Store, StoreOptions, classify
@@ -43,6 +44,31 @@ async def test_of_many_creators_one_wins(store: Store) -> None:
     won = await asyncio.gather(*[store.create("race", b"%d" % number) for number in range(16)])
     assert won.count(True) == 1
     assert await store.read("race") == b"%d" % won.index(True)
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+async def test_what_a_killed_writer_left_is_in_no_object(tmp_path: Path, durability: str) -> None:
+    store = Store(str(tmp_path), StoreOptions(durability=durability))
+    for name in ("made", "replaced", "written"):
+        (tmp_path / f"{name}.__lock").write_bytes(b"half of something longer")
+    assert await store.create("made", b"1")
+    assert await store.create("replaced", b"22")
+    assert await store.read("replaced") == b"22"
+    (tmp_path / "replaced.__lock").write_bytes(b"half of something longer")
+    assert await store.replace("replaced", b"3", b"22")
+    await store.write("written", b"4")
+    assert [await store.read(name) for name in ("made", "replaced", "written")] == [b"1", b"3", b"4"]
+    await store.write("written", b"5")
+    assert await store.read("written") == b"5"
+
+
+async def test_what_a_killed_writer_left_is_in_no_chunk(tmp_path: Path) -> None:
+    store = Store(str(tmp_path), StoreOptions())
+    spec = {"driver": "zarr", "kvstore": store.spec("v/"), "metadata": {"compressor": None}}
+    array = await ts.open(spec, create=True, dtype=ts.uint8, shape=[64], context=store.unlocked)
+    (tmp_path / "v/0.__lock").write_bytes(b"half of something longer" * 10)
+    await array.write(7)
+    assert (tmp_path / "v/0").read_bytes() == bytes([7]) * 64
 
 
 def test_urls() -> None:
