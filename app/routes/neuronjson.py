@@ -10,7 +10,7 @@ from app.core.errors import Absent, Invalid
 from app.datatypes.neuronjson import queries, reading, writing
 from app.datatypes.neuronjson.documents import Show
 from app.datatypes.neuronjson.reading import View
-from app.datatypes.neuronjson.writing import METADATA, Author
+from app.datatypes.neuronjson.writing import METADATA
 from app.datatypes.values import Small
 from app.routes import answers, keyvalues
 from app.routes.endpoint import Parameter, endpoint
@@ -33,10 +33,6 @@ _OLD_KEYS = METADATA[1:]
 
 def _view(request: Request) -> View:
     return reading.view_of(request.query["show"], request.query["fields"])
-
-
-def _author(request: Request) -> Author:
-    return Author(request.user, request.app, request.may_write_locked)
 
 
 async def _listed(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -142,7 +138,7 @@ async def post_key(request: Request) -> Response:
     """
     key, body = request.path["key"], await request.body()
     if key in _OLD_KEYS:
-        await writing.put_metadata(request.data, key, body, _author(request))
+        await writing.put_metadata(request.data, key, body, request.author)
     else:
         await _put(request, [(key, body)], writing.POST)
     return answers.empty()
@@ -153,9 +149,9 @@ async def delete_key(request: Request) -> Response:
     """Remove an annotation, whether it is there or not."""
     key = request.path["key"]
     if key in _OLD_KEYS:
-        await writing.put_metadata(request.data, key, None, _author(request))
+        await writing.put_metadata(request.data, key, None, request.author)
     else:
-        await writing.delete(request.data, writing.body_of(key), _author(request))
+        await writing.delete(request.data, writing.body_of(key), request.author)
     return answers.empty()
 
 
@@ -204,7 +200,7 @@ async def get_metadata(request: Request) -> Response:
 @endpoint("POST", "schema_batch", body="JSON")
 async def post_metadata(request: Request) -> Response:
     """Write a document about the annotations. Annotations written from now on must fit json_schema."""
-    await writing.put_metadata(request.data, _last_part(request), await request.body(), _author(request))
+    await writing.put_metadata(request.data, _last_part(request), await request.body(), request.author)
     return answers.empty()
 
 
@@ -213,7 +209,7 @@ async def post_metadata(request: Request) -> Response:
 @endpoint("DELETE", "schema_batch")
 async def delete_metadata(request: Request) -> Response:
     """Remove a document about the annotations, whether it is there or not."""
-    await writing.put_metadata(request.data, _last_part(request), None, _author(request))
+    await writing.put_metadata(request.data, _last_part(request), None, request.author)
     return answers.empty()
 
 
@@ -235,7 +231,7 @@ async def _put(request: Request, pairs: Sequence[tuple[str, bytes]], action: str
     await writing.put(
         request.data,
         [writing.posted(key, value) for key, value in pairs],
-        _author(request),
+        request.author,
         action=action,
         conditionals=names.split(",") if names else (),
         replace=request.query["replace"],

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from app.datatypes.author import Author
 from app.datatypes.labelmap import edits, index
-from app.datatypes.labelmap.edits import Editor
 from tests.unit.test_verify import filled
 
 
@@ -17,10 +17,10 @@ async def test_a_large_and_a_small_body_merged_at_once(
 ) -> None:
     data = await filled(str(tmp_path))
     before = {label: await index.size(await data.head(), label, False) for label in range(10, 31)}
-    await edits.merge(data, 10, [11, 12, 13, 14, 15], Editor())
+    await edits.merge(data, 10, [11, 12, 13, 14, 15], Author())
     assert await index.size(await data.head(), 30, False) == before[30]  # known from now on
     monkeypatch.setattr(edits, "LISTED", 3)
-    await edits.merge(data, 30, order, Editor())
+    await edits.merge(data, 30, order, Author())
     right = sum(before[label] for label in [*range(10, 16), 20, 30])
     assert await index.size(await data.head(), 30, False) == right
     assert await index.size(await data.head(), 10, False) == 0

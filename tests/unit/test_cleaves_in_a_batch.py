@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from app.datatypes.author import Author
 from app.datatypes.labelmap import counters, edits, history, index
-from app.datatypes.labelmap.edits import Editor
 from app.versioning.datastore import Data
 from tests.unit.test_verify import filled
 
@@ -34,13 +34,13 @@ async def test_sizes_are_those_between_the_mutations(
     monkeypatch.setattr(edits, "_look_ahead", nothing)
     generation = (await data.head()).generation
     await asyncio.gather(
-        edits.merge(data, 10, [11, 12, 13, 14], Editor()),
-        edits.cleave(data, 10, [11], Editor()),
-        edits.cleave(data, 10, [12], Editor()),
-        edits.renumber(data, 10, 5000, Editor()),
-        edits.merge(data, 15, [16, 17], Editor()),
+        edits.merge(data, 10, [11, 12, 13, 14], Author()),
+        edits.cleave(data, 10, [11], Author()),
+        edits.cleave(data, 10, [12], Author()),
+        edits.renumber(data, 10, 5000, Author()),
+        edits.merge(data, 15, [16, 17], Author()),
     )
-    await asyncio.gather(edits.cleave(data, 15, [17], Editor()), edits.merge(data, 18, [15], Editor()))
+    await asyncio.gather(edits.cleave(data, 15, [17], Author()), edits.merge(data, 18, [15], Author()))
     assert (await data.head()).generation < generation + 7, "every edit had a commit of its own: nothing was tried"
     told = [record for record in await history.messages(data) if record["Action"] == "cleave-complete"]
     found = {record["CleavedSupervoxels"][0]: record["RemainSize"] for record in told}

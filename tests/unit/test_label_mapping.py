@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from app.core.errors import Invalid
+from app.datatypes.author import Author
 from app.datatypes.labelmap import edits, groups, index, keys, mapping, posted
-from app.datatypes.labelmap.edits import Editor
 from app.datatypes.labelmap.mapping import Mapping
 from app.versioning.datastore import Data
 from app.versioning.tree import Mutation
@@ -54,10 +54,10 @@ async def test_what_is_followed_is_what_is_stored(seed: int, tmp_path: Path, mon
             expected = {}
             try:
                 if kind == 2:
-                    await edits.merge(data, some[0], some[1:], Editor())
+                    await edits.merge(data, some[0], some[1:], Author())
                 else:
                     body = await index.body_of(await data.head(), some[0])
-                    await edits.cleave(data, body, some[:1], Editor())
+                    await edits.cleave(data, body, some[:1], Author())
             except Invalid:
                 pass  # no such body, or nothing that would remain
         snapshot = await data.head()

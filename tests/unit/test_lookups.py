@@ -9,8 +9,8 @@ import pytest
 
 from app.backends import ordered_map
 from app.core.errors import Invalid
+from app.datatypes.author import Author
 from app.datatypes.labelmap import edits, groups
-from app.datatypes.labelmap.edits import Editor
 from app.datatypes.labelmap.forest import Forest
 from app.datatypes.labelmap.lookups import Lookups
 from app.versioning.datastore import Data
@@ -27,12 +27,12 @@ async def edit_at_random(data: Data, rng: np.random.Generator) -> None:
     try:
         match rng.integers(4):
             case 0:
-                await edits.merge(data, body, others[: rng.integers(1, 4)], Editor())
+                await edits.merge(data, body, others[: rng.integers(1, 4)], Author())
             case 1:
-                await edits.renumber(data, body, int(rng.integers(1000, 2000)), Editor())
+                await edits.renumber(data, body, int(rng.integers(1000, 2000)), Author())
             case _:
                 members = await groups.members(await data.head(), body)
-                await edits.cleave(data, body, members[1:3].tolist() or others[:1], Editor())
+                await edits.cleave(data, body, members[1:3].tolist() or others[:1], Author())
     except Invalid:
         pass  # there is no such body now
 

@@ -21,7 +21,6 @@ from app.core.work import Workers
 from app.datatypes import events, keyvalue
 from app.datatypes.author import Author
 from app.datatypes.labelmap import counters, edits, splits, write
-from app.datatypes.labelmap.edits import Editor
 from app.datatypes.neuronjson import writing
 from app.ingest.direct import add_instance
 from app.ingest.target import Wanted
@@ -81,12 +80,12 @@ def of_data(bus: MemoryBus) -> list[Message]:
 
 async def test_edits_are_told_as_dvid_tells_them(tmp_path: Path) -> None:
     data = await with_labels(datastore := await opened(str(tmp_path)))
-    editor, workers = Editor("ann", "neutu"), Workers(1)
-    ids = [await edits.merge(data, 1, [2, 3], editor)]
-    new, mutation_id = await edits.cleave(data, 1, [3], editor)
-    ids += [mutation_id, await edits.renumber(data, 4, 40, Editor())]
+    author, workers = Author("ann", "neutu"), Workers(1)
+    ids = [await edits.merge(data, 1, [2, 3], author)]
+    new, mutation_id = await edits.cleave(data, 1, [3], author)
+    ids += [mutation_id, await edits.renumber(data, 4, 40, Author())]
     runs = runs_of(np.concatenate([np.zeros((16, SIDE, SIDE), bool), np.ones((2, SIDE, SIDE), bool)]))
-    part, mutation_id = await splits.split_supervoxel(data, 5, runs, editor, workers)
+    part, mutation_id = await splits.split_supervoxel(data, 5, runs, author, workers)
     ids.append(mutation_id)
     bus = MemoryBus()
     mine = Relay(datastore, bus, events, prefix="lab-")
@@ -138,7 +137,7 @@ async def test_counters_keys_and_annotations_are_told_without_who(tmp_path: Path
     await labels.mutate(raised)
     await keyvalue.put(values, [("a", b"12"), ("b", b"345")], Author("ann", "x"))
     await keyvalue.delete(values, "a", Author("ann", "x"))
-    author = writing.Author("ann", "x", False)
+    author = Author("ann", "x", False)
     some = [writing.Posted(body, {"bodyid": body, "type": "KC"}, 20) for body in (7, 8)]
     for posted in (some[:1], some):
         await writing.put(notes, posted, author, action=writing.POST, conditionals=(), replace=False)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from app.core.errors import Invalid
+from app.datatypes.author import Author
 from app.datatypes.labelmap import counters, edits, index, splits, unused
-from app.datatypes.labelmap.edits import Editor
 from app.formats.sparse_volumes import I32
 from app.versioning.datastore import Data
 from tests.unit.test_verify import WORKERS, checked, filled, labels
@@ -26,16 +26,16 @@ def one_of(label: int) -> I32:
 
 
 async def cleave(data: Data) -> list[int]:
-    await edits.merge(data, EDITED, [13], Editor())
-    return [(await edits.cleave(data, EDITED, [13], Editor()))[0]]
+    await edits.merge(data, EDITED, [13], Author())
+    return [(await edits.cleave(data, EDITED, [13], Author()))[0]]
 
 
 async def split_body(data: Data) -> list[int]:
-    return [(await splits.split_body(data, EDITED, one_of(EDITED), Editor(), WORKERS))[0]]
+    return [(await splits.split_body(data, EDITED, one_of(EDITED), Author(), WORKERS))[0]]
 
 
 async def split_supervoxel(data: Data) -> list[int]:
-    done, _ = await splits.split_supervoxel(data, EDITED, one_of(EDITED), Editor(), WORKERS)
+    done, _ = await splits.split_supervoxel(data, EDITED, one_of(EDITED), Author(), WORKERS)
     return [done.split, done.remain]
 
 
@@ -57,7 +57,7 @@ async def test_a_number_is_taken_before_the_edit_has_its_turn(
         first, last = await give(data, count)
         given.append(first)
         if len(given) == which + 1:
-            await edits.renumber(data, OTHER, first, Editor())
+            await edits.renumber(data, OTHER, first, Author())
         return first, last
 
     monkeypatch.setattr(counters, "give", overtaken)
@@ -80,5 +80,5 @@ async def test_the_counter_was_set_back(edit: Edit, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(unused, "PASSED_OVER", 3)
     await counters.set_next(data, 13, None)
     with pytest.raises(Invalid, match="in use"):
-        await edits.cleave(data, 5, [5], Editor())
+        await edits.cleave(data, 5, [5], Author())
     assert (await checked(data)).is_clean

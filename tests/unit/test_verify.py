@@ -24,7 +24,6 @@ from app.datatypes.labelmap.checks import recount
 from app.datatypes.labelmap.checks.repair import repair
 from app.datatypes.labelmap.checks.report import Report
 from app.datatypes.labelmap.checks.verify import Silent, verify
-from app.datatypes.labelmap.edits import Editor
 from app.ingest.direct import add_instance
 from app.ingest.target import Wanted
 from app.settings import Settings
@@ -59,11 +58,11 @@ async def filled(store: str) -> Data:
     data = await opened(store)
     prepared = await write.prepare_volume(data, labels(), (0, 0, 0), 1, WORKERS)
     await write.store(data, prepared, action="ingest-raw", workers=WORKERS, author=Author(), scales=1)
-    await edits.merge(data, 1, [2, 3, 4], Editor())
-    await edits.merge(data, 5, [6, 7], Editor())
-    await edits.merge(data, 5, [1], Editor())
-    await edits.cleave(data, 5, [2, 6], Editor())
-    await edits.renumber(data, 8, 1000, Editor())
+    await edits.merge(data, 1, [2, 3, 4], Author())
+    await edits.merge(data, 5, [6, 7], Author())
+    await edits.merge(data, 5, [1], Author())
+    await edits.cleave(data, 5, [2, 6], Author())
+    await edits.renumber(data, 8, 1000, Author())
     return data
 
 

@@ -6,7 +6,6 @@ Each is one mutation with one log record. What it costs depends on what it names
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,11 +13,11 @@ import numpy as np
 import orjson
 
 from app.core.errors import Invalid
+from app.datatypes.author import Author
 from app.datatypes.labelmap import counters, groups, index, keys, unused
 from app.datatypes.labelmap.forest import Forest
 from app.datatypes.labelmap.lookups import Lookups
 from app.versioning.datastore import Data
-from app.versioning.log import Record
 from app.versioning.snapshot import Reader
 from app.versioning.tree import Mutation
 
@@ -28,26 +27,14 @@ LISTED = 256
 COUNTED = 64
 
 
-@dataclass(frozen=True)
-class Editor:
-    """Who edits: `u` and `app` of the request, and whether locked versions are open to them."""
-
-    user: str = ""
-    app: str = ""
-    is_admin: bool = False
-
-    def record(self, data: Data, action: str, mutation_id: int, *, touched: bytes = b"", **arguments: Any) -> Record:
-        """A log record. Capitalised arguments are those of DVID's messages."""
-        return Record(action, data.home.uuid, mutation_id, self.user, self.app, arguments, touched=touched)
-
-    def sign(self, mutation: Mutation, mutation_id: int, *bodies: int) -> None:
-        """Note in bodies who changed them last."""
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        for body in bodies:
-            mutation.put(keys.head(body), orjson.dumps([mutation_id, self.user, self.app, now]))
+def sign(mutation: Mutation, author: Author, mutation_id: int, *bodies: int) -> None:
+    """Note in bodies who changed them last."""
+    now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    for body in bodies:
+        mutation.put(keys.head(body), orjson.dumps([mutation_id, author.user, author.app, now]))
 
 
-async def merge(data: Data, target: int, others: Sequence[int], editor: Editor) -> int:
+async def merge(data: Data, target: int, others: Sequence[int], author: Author) -> int:
     """Make the supervoxels of other bodies the target's; the mutation id."""
     mutation_id = await data.mutation_id()
     others = list(dict.fromkeys(others))
@@ -70,15 +57,15 @@ async def merge(data: Data, target: int, others: Sequence[int], editor: Editor) 
             await forest.join(target, body, with_other=body in with_own)
         _forget_heads(mutation, others)
         await forest.flush()
-        editor.sign(mutation, mutation_id, target)
-        mutation.record(editor.record(data, "merge", mutation_id, Target=target, Labels=others))
+        sign(mutation, author, mutation_id, target)
+        mutation.record(author.record(data, "merge", mutation_id, {"Target": target, "Labels": others}))
 
     await _look_ahead(data, [target, *others])
-    await data.mutate(change, by_admin=editor.is_admin)
+    await data.mutate(change, by_admin=author.by_admin)
     return mutation_id
 
 
-async def cleave(data: Data, body: int, supervoxels: Sequence[int], editor: Editor) -> tuple[int, int]:
+async def cleave(data: Data, body: int, supervoxels: Sequence[int], author: Author) -> tuple[int, int]:
     """Make supervoxels of a body a new body: its number, and the mutation id."""
     mutation_id = await data.mutation_id()
     named = list(dict.fromkeys(supervoxels))
@@ -104,7 +91,7 @@ async def cleave(data: Data, body: int, supervoxels: Sequence[int], editor: Edit
         forest.operations.append(["move", moved, body, new])
         await forest.flush()
         await counters.raise_max_label(mutation, new)
-        editor.sign(mutation, mutation_id, body, new)
+        sign(mutation, author, mutation_id, body, new)
         arguments: dict[str, Any] = {
             "OrigLabel": body,
             "CleavedLabel": new,
@@ -113,14 +100,14 @@ async def cleave(data: Data, body: int, supervoxels: Sequence[int], editor: Edit
         }
         # Counting a large body costs more than the edit: who asks for the log counts what it was before.
         arguments |= {"RemainSize": remain} if remain is not None else {"before": mutation.generation}
-        mutation.record(editor.record(data, "cleave", mutation_id, **arguments))
+        mutation.record(author.record(data, "cleave", mutation_id, arguments))
         return new
 
     await _look_ahead(data, [body], [body, *named])
-    return await data.mutate(change, by_admin=editor.is_admin), mutation_id
+    return await data.mutate(change, by_admin=author.by_admin), mutation_id
 
 
-async def renumber(data: Data, old: int, new: int, editor: Editor) -> int:
+async def renumber(data: Data, old: int, new: int, author: Author) -> int:
     """Give a body a number that no body has; the mutation id."""
     mutation_id = await data.mutation_id()
     if old == 0 or new == 0:
@@ -141,12 +128,12 @@ async def renumber(data: Data, old: int, new: int, editor: Editor) -> int:
         await forest.flush()
         _forget_heads(mutation, [old])
         await counters.raise_max_label(mutation, new)
-        editor.sign(mutation, mutation_id, new)
-        mutation.record(editor.record(data, "renumber", mutation_id, NewLabel=new, OrigLabel=old))
+        sign(mutation, author, mutation_id, new)
+        mutation.record(author.record(data, "renumber", mutation_id, {"NewLabel": new, "OrigLabel": old}))
 
     await counters.see(data, new)
     await _look_ahead(data, [old, new])
-    await data.mutate(change, by_admin=editor.is_admin)
+    await data.mutate(change, by_admin=author.by_admin)
     return mutation_id
 
 

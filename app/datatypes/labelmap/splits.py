@@ -15,8 +15,8 @@ from app.core.errors import Invalid
 from app.core.geometry import Triple
 from app.core.work import Workers
 from app.datatypes import voxels
+from app.datatypes.author import Author
 from app.datatypes.labelmap import blocks, counters, deltas, edits, index, keys, touched, unused, write
-from app.datatypes.labelmap.edits import Editor
 from app.datatypes.labelmap.forest import Forest
 from app.datatypes.labelmap.keys import U64, Counts
 from app.formats import sparse_volumes
@@ -70,7 +70,7 @@ async def split_supervoxel(
     data: Data,
     supervoxel: int,
     runs: I32,
-    editor: Editor,
+    author: Author,
     workers: Workers,
     *,
     given: tuple[int | None, int | None] = (None, None),
@@ -107,7 +107,7 @@ async def split_supervoxel(
         await forest.put_in(body, [split, remain])
         await forest.flush()
         await counters.raise_max_label(mutation, max(split, remain))
-        editor.sign(mutation, mutation_id, body)
+        edits.sign(mutation, author, mutation_id, body)
         arguments = {
             "Supervoxel": supervoxel,
             "Body": body,
@@ -118,14 +118,14 @@ async def split_supervoxel(
             "RemainSize": done.remain_size,
         }
         changed = touched.encode(_places(entries))
-        mutation.record(editor.record(data, "split-supervoxel", mutation_id, touched=changed, **arguments))
+        mutation.record(author.record(data, "split-supervoxel", mutation_id, arguments, touched=changed))
         return done
 
     await index.make_known(await data.head())
-    return await data.mutate(change, by_admin=editor.is_admin), mutation_id
+    return await data.mutate(change, by_admin=author.by_admin), mutation_id
 
 
-async def split_body(data: Data, body: int, runs: I32, editor: Editor, workers: Workers) -> tuple[int, int]:
+async def split_body(data: Data, body: int, runs: I32, author: Author, workers: Workers) -> tuple[int, int]:
     """Make the voxels of a body that runs name a new body: its number, and the mutation id."""
     mutation_id = await data.mutation_id()
     cut = _Cut.of(runs, voxels.block_shape(data))
@@ -159,15 +159,15 @@ async def split_body(data: Data, body: int, runs: I32, editor: Editor, workers: 
         await forest.put_in(body, [part.remain for part in done])
         await forest.flush()
         await counters.raise_max_label(mutation, max(new, *map(max, plan.numbers)))
-        editor.sign(mutation, mutation_id, body, new)
+        edits.sign(mutation, author, mutation_id, body, new)
         parts = {str(part.supervoxel): {"Split": part.split, "Remain": part.remain} for part in done}
         arguments = {"Target": body, "NewLabel": new, "Split": blob, "SVSplits": parts}
         changed = touched.encode(_places(entries))
-        mutation.record(editor.record(data, "split", mutation_id, touched=changed, **arguments))
+        mutation.record(author.record(data, "split", mutation_id, arguments, touched=changed))
         return new
 
     await index.make_known(await data.head())
-    return await data.mutate(change, by_admin=editor.is_admin), mutation_id
+    return await data.mutate(change, by_admin=author.by_admin), mutation_id
 
 
 async def _numbers(data: Data, supervoxel: int, given: tuple[int | None, int | None]) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from app.core.errors import Invalid
+from app.datatypes.author import Author
 from app.datatypes.datatype import message, unsigned
 from app.datatypes.neuronjson import documents, keys, schemas
 from app.datatypes.neuronjson.documents import ID, TIME, USER, Document
@@ -22,15 +23,6 @@ _METADATA_ACTION = "metadataneuronjson"
 
 #: The documents about the annotations.
 METADATA = ("json_schema", "schema", "schema_batch")
-
-
-@dataclass(frozen=True)
-class Author:
-    """Who writes with which client; `by_admin`: may write to locked versions."""
-
-    user: str
-    app: str
-    by_admin: bool
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,7 @@ async def put(
     names = [str(item.body) for item in items]
     arguments: dict[str, Any] = {"Key": names[0]} if len(names) == 1 else {"Keys": names}
     arguments["Bytes"] = sum(item.size_bytes for item in items)
-    record = Record(action, data.home.uuid, mutation_id, author.user, author.app, arguments)
+    record = author.record(data, action, mutation_id, arguments)
 
     async def change(mutation: Mutation) -> None:
         places = [keys.annotation(item.body) for item in items]
@@ -104,7 +96,7 @@ async def delete(data: Data, body: int, author: Author) -> None:
     """Remove an annotation, whether it is there or not."""
     mutation_id = await data.mutation_id()
     time = documents.stamp(datetime.now(UTC))
-    record = Record(DELETE, data.home.uuid, mutation_id, author.user, author.app, {"Key": str(body)})
+    record = author.record(data, DELETE, mutation_id, {"Key": str(body)})
 
     async def change(mutation: Mutation) -> None:
         place = keys.annotation(body)
@@ -137,7 +129,7 @@ async def put_metadata(data: Data, name: str, value: bytes | None, author: Autho
             _check_json(name, value)
     mutation_id = await data.mutation_id()
     arguments = {"Key": name, "Bytes": len(value or b"")}
-    record = Record(_METADATA_ACTION, data.home.uuid, mutation_id, author.user, author.app, arguments)
+    record = author.record(data, _METADATA_ACTION, mutation_id, arguments)
 
     async def change(mutation: Mutation) -> None:
         if value is None:

@@ -6,16 +6,11 @@ from starlette.responses import Response
 
 from app.core.errors import Invalid, NotAllowed
 from app.datatypes.labelmap import edits, splits
-from app.datatypes.labelmap.edits import Editor
 from app.formats import sparse_volumes
 from app.routes import answers
 from app.routes.endpoint import Parameter, endpoint
 from app.routes.labelmap.parameters import MAX_LABEL, body_label, check_indexed, label_list
 from app.routes.request import Request
-
-
-def _editor(request: Request) -> Editor:
-    return Editor(request.user, request.app, request.may_write_locked)
 
 
 @endpoint("POST", "merge", body="[target, body, ...]", answer='{"MutationID": n}')
@@ -25,7 +20,7 @@ async def post_merge(request: Request) -> Response:
     labels = label_list(await request.json())
     if len(labels) < 2:
         raise Invalid("a merge needs a target and at least one other body")
-    mutation_id = await edits.merge(request.data, labels[0], labels[1:], _editor(request))
+    mutation_id = await edits.merge(request.data, labels[0], labels[1:], request.author)
     return answers.spaced_json(f'{{"MutationID": {mutation_id}}}')
 
 
@@ -35,7 +30,7 @@ async def post_cleave(request: Request) -> Response:
     check_indexed(request)
     supervoxels = label_list(await request.json())
     body = body_label(request.path["body"])
-    new, mutation_id = await edits.cleave(request.data, body, supervoxels, _editor(request))
+    new, mutation_id = await edits.cleave(request.data, body, supervoxels, request.author)
     return answers.spaced_json(f'{{"CleavedLabel": {new}, "MutationID": {mutation_id}}}')
 
 
@@ -47,7 +42,7 @@ async def post_renumber(request: Request) -> Response:
     if len(labels) % 2:
         raise Invalid("the body must list pairs of a new and an old number")
     for new, old in zip(labels[::2], labels[1::2], strict=True):
-        await edits.renumber(request.data, old, new, _editor(request))
+        await edits.renumber(request.data, old, new, request.author)
     return answers.empty()
 
 
@@ -70,7 +65,7 @@ async def post_split_supervoxel(request: Request) -> Response:
         request.data,
         supervoxel,
         sparse_volumes.decode_runs(await request.body()),
-        _editor(request),
+        request.author,
         request.service.workers,
         given=(query["split"], query["remain"]),
         with_downres=query["downres"] not in ("false", "0"),
@@ -87,5 +82,5 @@ async def post_split(request: Request) -> Response:
         raise NotAllowed("this server does not allow splits of bodies by voxels (allow_body_split)")
     body = body_label(request.path["body"])
     runs = sparse_volumes.decode_runs(await request.body())
-    new, mutation_id = await splits.split_body(request.data, body, runs, _editor(request), request.service.workers)
+    new, mutation_id = await splits.split_body(request.data, body, runs, request.author, request.service.workers)
     return answers.spaced_json(f'{{"label": {new}, "MutationID": {mutation_id}}}')
