@@ -169,6 +169,18 @@ async def load(reader: Reader) -> Deltas:
     return known
 
 
+async def is_any_folded(reader: Reader) -> bool:
+    """Whether `sv/` has any keys: as long as nothing has been folded there is no need to look for some."""
+    if (await mark(reader))[0]:
+        return True
+    known: bool | None = reader.recall(_MEMO, "folded")
+    if known is None:
+        known = bool(await reader.keys(*keys.supervoxels(0, (1 << 64) - 1)))
+        if isinstance(reader, Snapshot):
+            reader.remember(_MEMO, "folded", known, _ROW_BYTES)
+    return known
+
+
 async def fold(data: Data, *, by_admin: bool = False) -> None:
     """Write the waiting rows into `sv/` if they are many."""
 

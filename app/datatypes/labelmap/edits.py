@@ -103,7 +103,7 @@ async def cleave(data: Data, body: int, supervoxels: Sequence[int], author: Auth
         mutation.record(author.record(data, "cleave", mutation_id, arguments))
         return new
 
-    await _look_ahead(data, [body], [body, *named])
+    await _look_ahead(data, [body], [body, *named, given])
     return await data.mutate(change, by_admin=author.by_admin), mutation_id
 
 
@@ -149,9 +149,9 @@ async def _look_ahead(data: Data, bodies: Sequence[int], counted: Sequence[int] 
         await lookups.around(bodies)
         await index.with_voxels(snapshot, np.array(sorted(bodies), np.uint64))
         return
-    await lookups.around(bodies, counted, index.lists_of_few(counted))
+    await lookups.around(bodies, counted, await index.lists_ahead(snapshot, counted))
     others = {label for body in bodies for label in lookups.few_members(body)}.difference(counted)
-    await snapshot.keys_of(index.lists_of_few(others))
+    await snapshot.keys_of(await index.lists_ahead(snapshot, others))
 
 
 async def own_supervoxels(reader: Reader, forest: Forest, bodies: Sequence[int]) -> set[int]:

@@ -116,12 +116,15 @@ async def make_known(snapshot: Snapshot) -> None:
     """Let this process know the mapping and the waiting changes, before a mutation: it remembers nothing itself."""
     await mapping.load(snapshot)
     await deltas.load(snapshot)
+    await deltas.is_any_folded(snapshot)
 
 
 async def counts(reader: Reader, supervoxels: U64) -> Counts:
     """The index entries of supervoxels (ascending), sorted by supervoxel, z, y, x."""
     waiting = (await deltas.load(reader)).of(supervoxels)
-    if len(supervoxels) <= FEW:
+    if not await deltas.is_any_folded(reader):
+        listed = list[bytes]()
+    elif len(supervoxels) <= FEW:
         listed = [key for found in await reader.keys_of(lists_of_few(supervoxels)) for key in found]
     else:
         listed = await _listed(reader, supervoxels)
@@ -132,8 +135,13 @@ async def counts(reader: Reader, supervoxels: U64) -> Counts:
     return entries[entries.voxels > 0]
 
 
+async def lists_ahead(reader: Reader, supervoxels: Collection[int]) -> list[Range]:
+    """The ranges that `counts` will read of supervoxels if they are few."""
+    return lists_of_few(supervoxels) if await deltas.is_any_folded(reader) else []
+
+
 def lists_of_few(supervoxels: Collection[int]) -> list[Range]:
-    """The ranges that `counts` reads of supervoxels if they are few; none if they are many."""
+    """The range of each of some supervoxels if they are few; none if they are many."""
     return [keys.supervoxel(int(label)) for label in supervoxels] if len(supervoxels) <= FEW else []
 
 
