@@ -46,7 +46,7 @@ def json(value: Any) -> Response:
 
 def spaced_json(text: str) -> Response:
     """JSON whose spelling clients compare."""
-    return Response(text, media_type="application/json")
+    return Whole(text.encode(), b"application/json")
 
 
 def octets(body: bytes | memoryview, headers: Mapping[str, str] | None = None) -> Response:
