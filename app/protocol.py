@@ -26,6 +26,9 @@ REMEMBERED_LINES = 4096
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
+#: What else than its length says how long an answer is, or that nothing may follow it.
+_ABOUT_LENGTH = frozenset({b"content-length", b"connection", b"transfer-encoding"})
+
 Headers = Iterable[tuple[bytes, bytes]]
 
 
@@ -73,6 +76,13 @@ class Lines:
 
     def __init__(self) -> None:
         self._lines: dict[tuple[bytes, bytes], bytes] = {}
+        self._last: tuple[Headers, bytes] = (), b""
+
+    def together(self, headers: Headers) -> bytes:
+        """Headers as they go on the wire; those of the last time, if it is the same object, are at hand."""
+        if headers is not self._last[0]:
+            self._last = headers, b"".join(map(self.line, headers))
+        return self._last[1]
 
     def line(self, header: tuple[bytes, bytes]) -> bytes:
         """A header as it goes on the wire; ValueError if it cannot."""
@@ -101,12 +111,18 @@ class Exchange(RequestResponseCycle):
             return False
         if not self.keep_alive or self.scope["http_version"] != "1.1":
             return False
-        line = _lines.line
-        content = [STATUS_LINE[status], *map(line, self.default_headers), *map(line, headers), b"\r\n"]
-        names = dict(headers)
-        length = names.get(b"content-length")
-        if length is None or b"connection" in names or b"transfer-encoding" in names:
+        lines, length = _lines, None
+        content = [STATUS_LINE[status], lines.together(self.default_headers)]
+        for header in headers:
+            name = header[0]
+            if name in _ABOUT_LENGTH:
+                if name != b"content-length":
+                    return False
+                length = header[1]
+            content.append(lines.line(header))
+        if length is None:
             return False
+        content.append(b"\r\n")
         is_head = self.scope["method"] == "HEAD"
         if not is_head and int(length) != len(body):
             raise RuntimeError(f"an answer of {len(body)} bytes says that it has {length.decode()}")

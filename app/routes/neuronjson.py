@@ -127,7 +127,7 @@ async def get_key(request: Request) -> Response:
     stored = await reading.get(await request.head(), writing.body_of(key))
     if stored is None:
         raise Absent(f'Key "{key}" not found')
-    return Response(_view(request).of(stored), media_type=JSON)
+    return answers.Whole(_view(request).of(stored), b"application/json")
 
 
 @endpoint("POST", "key/{key}", query=_WRITE, body="the annotation")

@@ -96,9 +96,14 @@ class Request:
 
     def header(self, name: bytes) -> str | None:
         """A header by its lower-case name."""
+        value = self.raw_header(name)
+        return None if value is None else value.decode("latin-1")
+
+    def raw_header(self, name: bytes) -> bytes | None:
+        """The bytes of a header by its lower-case name."""
         for key, value in self.scope["headers"]:
             if key == name:
-                return str(value.decode("latin-1"))
+                return bytes(value)
         return None
 
     async def head(self) -> Snapshot:
@@ -127,20 +132,23 @@ class Request:
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The body in pieces as they come."""
-        limit = self.service.settings.max_body_bytes
-        received = 0
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect()
-            piece = message.get("body", b"")
+        received, is_more = 0, True
+        while is_more:
+            piece, is_more = await self._piece(received)
             received += len(piece)
-            if received > limit:
-                raise TooLarge(f"the body exceeds {limit} bytes")
             if piece:
                 yield piece
-            if not message.get("more_body", False):
-                return
+
+    async def _piece(self, received: int) -> tuple[bytes, bool]:
+        """The next piece of the body, and whether there may be more."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect()
+        piece = message.get("body", b"")
+        limit = self.service.settings.max_body_bytes
+        if received + len(piece) > limit:
+            raise TooLarge(f"the body exceeds {limit} bytes")
+        return piece, message.get("more_body", False)
 
     def check_length(self) -> None:
         """Refuse a body that is announced to be too large before any of it is read."""
@@ -151,8 +159,15 @@ class Request:
     async def body(self) -> bytes:
         """The whole body."""
         self.check_length()
-        pieces = [piece async for piece in self.stream()]
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        piece, is_more = await self._piece(0)
+        if not is_more:
+            return piece
+        pieces, received = [piece], len(piece)
+        while is_more:
+            piece, is_more = await self._piece(received)
+            pieces.append(piece)
+            received += len(piece)
+        return b"".join(pieces)
 
     async def json(self) -> Any:
         """The body as JSON; None if it is empty."""

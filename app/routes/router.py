@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from app.routes.endpoint import Endpoint
 
@@ -79,6 +79,19 @@ def values(parts: list[str], names: tuple[tuple[int, str], ...]) -> dict[str, st
     return {
         name.removesuffix("*"): "/".join(parts[index:]) if name.endswith("*") else parts[index] for index, name in names
     }
+
+
+def query(text: bytes) -> dict[str, str]:
+    """The parameters of a query string; the first of several with one name counts."""
+    decoded = text.decode("latin-1")
+    if "%" in decoded or "+" in decoded:
+        return dict(reversed(parse_qsl(decoded, keep_blank_values=True)))
+    found: dict[str, str] = {}
+    for part in decoded.split("&"):  # several times quicker
+        if part:
+            name, _, value = part.partition("=")
+            found.setdefault(name, value)
+    return found
 
 
 def split(path: bytes) -> list[str]:

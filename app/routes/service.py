@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -23,7 +22,7 @@ from app.routes.blocklist import BlockList, source_address
 from app.routes.endpoint import Endpoint
 from app.routes.rates import Rates
 from app.routes.request import Request
-from app.routes.router import Routes, split, values
+from app.routes.router import Routes, query, split, values
 from app.routes.shared import Shared
 from app.routes.static import Static
 from app.settings import Settings
@@ -33,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 _EXPOSED = b"Accept-Ranges, Content-Encoding, Content-Length, Content-Range, ETag"
 _IN_GZIP = (b"content-encoding", b"gzip")
+_FOR_EVER = (b"cache-control", b"public, max-age=31536000, immutable")
+_ASK_AGAIN = (b"cache-control", b"no-cache")
 #: Signs of life are given to everybody.
 _UNGATED = frozenset({"/api/load", "/api/heartbeat", "/api/user-latencies"})
 _NOT_FOUND = "404 page not found\n"
@@ -134,10 +135,7 @@ class Service:
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
         parts = split(scope["raw_path"])
         text = scope["query_string"]
-        raw_query: dict[str, str] = {}
-        if text:
-            for key, value in parse_qsl(text.decode("latin-1"), keep_blank_values=True):
-                raw_query.setdefault(key, value)
+        raw_query = query(text) if text else {}
         request = Request(scope, receive, self, raw_query)
         if self.settings.block_list_file and (refusal := self._blocked(request)) is not None:
             return refusal
@@ -235,15 +233,17 @@ class Service:
         """Name the state that the answer was made of; a locked version's, asked by its full name, never changes."""
         data, snapshot = request.data, request.snapshot
         assert snapshot is not None
-        form = ".gzip" if _IN_GZIP in response.raw_headers else ""  # where Accept-Encoding decides, tags must differ
-        generations = "-".join(str(read.generation) for read in [snapshot, *[other for _, other in request.others]])
-        tag = f'"{data.instance.uuid[:12]}.{data.line.version[:12]}.{generations}{form}"'
-        is_final = all(read.is_locked and not read.instance.shared for read in [data, *[o for o, _ in request.others]])
+        generations, is_final = b"%d" % snapshot.generation, data.is_final
+        for other, read in request.others:
+            generations += b"-%d" % read.generation
+            is_final = is_final and other.is_final
+        form = b".gzip" if _IN_GZIP in response.raw_headers else b""  # where Accept-Encoding decides, tags must differ
+        tag = b'"%b.%b%b"' % (data.tag, generations, form)
         is_final = is_final and f"/api/node/{data.version.uuid}/" in scope["path"]
-        caching = "public, max-age=31536000, immutable" if is_final else "no-cache"
-        if request.header(b"if-none-match") == tag:
-            return Response(b"", 304, {"ETag": tag, "Cache-Control": caching})
-        response.raw_headers += [(b"etag", tag.encode()), (b"cache-control", caching.encode())]
+        headers = [(b"etag", tag), _FOR_EVER if is_final else _ASK_AGAIN]
+        if request.raw_header(b"if-none-match") == tag:
+            response = Response(b"", 304)
+        response.raw_headers += headers
         return response
 
     def _add_cors(self, scope: Scope, response: Response) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 from app.backends.catalog import Catalog
@@ -14,13 +15,16 @@ from app.backends.volumes import Volumes
 from app.core.errors import Invalid, NotAllowed, Unknown
 from app.versioning.cache import Cache
 from app.versioning.derived import Derived
-from app.versioning.graph import Instance, Repo, Version
+from app.versioning.graph import Forest, Instance, Repo, Version
 from app.versioning.repos import Repos
 from app.versioning.snapshot import Snapshot
 from app.versioning.tree import Line, Mutation
 from app.versioning.trees import Trees
 
 T = TypeVar("T")
+
+#: So many instances at versions are found again by the words of a URL.
+REMEMBERED_NAMES = 10_000
 
 
 @dataclass(frozen=True)
@@ -32,17 +36,17 @@ class Data:
     version: Version
     instance: Instance
 
-    @property
+    @cached_property
     def folder(self) -> str:
         """Where the instance's trees lie in its store."""
         return f"repos/{self.repo.root}/{self.instance.uuid}/"
 
-    @property
+    @cached_property
     def home(self) -> Version:
         """The version whose state this is: the root's, for an instance without versions."""
         return self.version if self.instance.has_versions else self.repo.versions[self.repo.root]
 
-    @property
+    @cached_property
     def line(self) -> Line:
         """The versions in which a read looks for a tree."""
         if self.instance.has_versions:
@@ -54,10 +58,20 @@ class Data:
         """The trees of the instance's store."""
         return self.datastore.trees(self.instance.store)
 
-    @property
+    @cached_property
     def is_locked(self) -> bool:
         """Whether ordinary writes are refused."""
         return self.instance.versioned and self.version.locked
+
+    @cached_property
+    def is_final(self) -> bool:
+        """Whether what it holds will stay, whatever is written elsewhere."""
+        return self.is_locked and not self.instance.shared
+
+    @cached_property
+    def tag(self) -> bytes:
+        """The beginning of the ETag of whatever is read here; the generation makes it whole."""
+        return f"{self.instance.uuid[:12]}.{self.line.version[:12]}.".encode()
 
     async def head(self, *, fresh: bool = False) -> Snapshot:
         """What the instance holds at this version now; `fresh`: asked of the store, however lately it was."""
@@ -131,6 +145,8 @@ class Datastore:
                 raise Invalid(f"data is assigned to the store {name!r}, which is not configured")
         self._trees = {"": Trees(store, self.cache)}
         self._unversioned: dict[str, Line] = {}
+        #: What URLs have named, as long as no repo changes.
+        self._named: tuple[Forest | None, dict[tuple[str, str], Data]] = None, {}
         #: What datatypes keep for as long as this process lives, under names of their own.
         self.kept: dict[str, Any] = {}
 
@@ -157,11 +173,18 @@ class Datastore:
 
     async def data(self, spec: str, name: str) -> Data:
         """The instance of this name at the version that `spec` names."""
-        repo, version = await self.repos.resolve(spec)
-        instance = repo.by_name.get(name)
-        if instance is None:
-            raise Unknown(f"invalid data instance name: {name!r} not found in repo {repo.root}")
-        return Data(self, repo, version, instance)
+        forest = await self.repos.forest()
+        if self._named[0] is not forest or len(self._named[1]) > REMEMBERED_NAMES:
+            self._named = forest, {}
+        known = self._named[1]
+        data = known.get((spec, name))
+        if data is None:
+            repo, version = forest.resolve(spec)
+            instance = repo.by_name.get(name)
+            if instance is None:
+                raise Unknown(f"invalid data instance name: {name!r} not found in repo {repo.root}")
+            data = known[spec, name] = Data(self, repo, version, instance)
+        return data
 
     async def lock(self, repo: Repo, version: str, note: str, log: list[str]) -> None:
         """Lock a version: first in the catalog, then in every tree that it owns.

@@ -198,6 +198,8 @@ class Overlay:
         """The values of several keys in the order asked."""
         if self.copies:
             return [await self.get(key) for key in keys]
+        if not self.writes and not self.ranges:
+            return await self._below.get_many(keys)
         below = [key for key in keys if key not in self.writes and not self._is_removed(key)]
         found: Mapping[bytes, bytes | None] = dict(
             zip(below, await self._below.get_many(below) if below else [], strict=True)
@@ -257,4 +259,4 @@ class Overlay:
         self._staged_keys = None
 
     def _is_removed(self, key: bytes) -> bool:
-        return any(first <= key < last for first, last in self.ranges)
+        return bool(self.ranges) and any(first <= key < last for first, last in self.ranges)

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -48,7 +49,8 @@ def encode(document: Mapping[str, Any]) -> bytes:
     users: Document = {}
     times: Document = {}
     for name, value in document.items():
-        group = users if name.endswith(USER) else times if name.endswith(TIME) else fields
+        end = name[-5:]
+        group = users if end == USER else times if end == TIME else fields
         group[name] = value
     shown = orjson.dumps(fields, option=_SORTED)[:-1]
     with_users = shown + _more(users)
@@ -92,9 +94,14 @@ def bare(body: int) -> bytes:
     return b'{"%s":%d}' % (ID.encode(), body)
 
 
-def stamp(moment: datetime) -> str:
-    """A time as companions hold it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def now() -> str:
+    """The present time as companions hold it."""
+    return _stamp(datetime.now(UTC).replace(microsecond=0))
+
+
+@lru_cache(16)
+def _stamp(second: datetime) -> str:
+    return second.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def moment_of(text: Any) -> datetime:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import orjson
 
@@ -197,6 +198,7 @@ def _take_later(latest: dict[str, str], name: str, time: str) -> None:
         latest[name] = time
 
 
+@lru_cache(1024)
 def view_of(show: str, names: str) -> View:
     """The view that a request asks for; an unknown `show` shows no companions."""
     shown = next((each for each in Show if each.value == show), Show.NONE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -63,7 +62,7 @@ async def put(
 ) -> None:
     """Write annotations, all or none, each as `documents.updated` says."""
     mutation_id = await data.mutation_id()
-    time = documents.stamp(datetime.now(UTC))
+    time = documents.now()
     names = [str(item.body) for item in items]
     arguments: dict[str, Any] = {"Key": names[0]} if len(names) == 1 else {"Keys": names}
     arguments["Bytes"] = sum(item.size_bytes for item in items)
@@ -95,7 +94,7 @@ async def put(
 async def delete(data: Data, body: int, author: Author) -> None:
     """Remove an annotation, whether it is there or not."""
     mutation_id = await data.mutation_id()
-    time = documents.stamp(datetime.now(UTC))
+    time = documents.now()
     record = author.record(data, DELETE, mutation_id, {"Key": str(body)})
 
     async def change(mutation: Mutation) -> None:
