@@ -3,15 +3,19 @@
     {manifest's folder}/journal                 the newest file
     {manifest's folder}/journal.{start:016x}    files before it, by the generation at which each begins
 
-A file is `MAGIC` and entries. An entry is its length (u32) and CRC-32 (u32) and then, over which both are taken, a
-generation (u64), a kind (u8) and
+A file is `MAGIC`, the place where its last whole entry ends (u64, in the machine's order of bytes), and entries. The
+place is 0 while somebody changes the journal or what it stands on, and for ever in a file that has a successor: who
+looks often has it mapped, and looks at the file only when the place is not the one read to.
+
+An entry is its length (u32) and CRC-32 (u32) and then, over which both are taken, a generation (u64), a kind (u8) and
 
 - of a mark (0): the generation of OCDBT (u64) that holds exactly this one, and in a map that began as a copy the folder
   of a manifest whose journals know the generations before; what waited in the other map's journal follows;
 - of a commit (1), for each key: its length (u32), the length of its value plus one (u32; 0: removed), both.
 
-All little-endian. Every file begins with a mark. Who appends holds the map's lock; an entry that was cut short is no
-entry, and the next one takes its place. Files with earlier generations are kept: they are the way back in time.
+All of this is little-endian. Every file begins with a mark. Who appends holds the map's lock; an entry that was cut
+short is no entry, and the next one takes its place. Files with earlier generations are kept: they are the way back in
+time.
 """
 
 from __future__ import annotations
@@ -25,13 +29,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from app.backends import files
+from app.backends import files, shared_number
+from app.backends.shared_number import SharedNumber
 from app.backends.store import Store
 from app.backends.view import Late
 from app.core.errors import StoreUnavailable
 
 NAME = "journal"
-MAGIC = b"DVIDjnl1"
+MAGIC = b"DVIDjnl2"
+#: Where the first entry begins.
+BEGINNING = len(MAGIC) + shared_number.SIZE_BYTES
+#: A file that was found unchanged so often is mapped: it pays for those of which there are many requests.
+OFTEN = 16
 _FRAME = struct.Struct("<II")
 _HEAD = struct.Struct("<QB")
 _MARK = struct.Struct("<QBQ")
@@ -70,6 +79,8 @@ class Journal:
         self._inode = 0
         self._start = 0
         self._end = 0
+        self._shared_end: SharedNumber | None = None
+        self._looks = 0
         #: The newest stretch; None while there is no journal.
         self.stretch: Stretch | None = None
         #: While this process has the map's lock, the file is as it has left it.
@@ -88,11 +99,14 @@ class Journal:
 
     def look(self) -> Stretch | None:
         """The newest stretch, brought up to date with the file; None if there is no journal."""
-        if self.is_ours:
+        if self.is_ours or self.is_settled:
             return self.stretch
         try:
             status = os.stat(self._path)
             if status.st_ino == self._inode and status.st_size == self._end:
+                self._looks += 1
+                if self._looks == OFTEN:
+                    self._map()
                 return self.stretch
             self._read()
         except FileNotFoundError:
@@ -100,6 +114,16 @@ class Journal:
         except OSError as error:
             raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
         return self.stretch
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the file is known, without a look at it, to be what it was, and nobody to be changing the map."""
+        return self._shared_end is not None and self._shared_end.value == self._end
+
+    def _map(self) -> None:
+        with suppress(OSError), open(self._path, "rb") as file:  # where it cannot be, the file is looked at
+            if os.fstat(file.fileno()).st_ino == self._inode:
+                self._shared_end = SharedNumber(file.fileno(), len(MAGIC))
 
     def _read(self) -> None:
         with open(self._path, "rb") as file:
@@ -112,15 +136,20 @@ class Journal:
         else:
             before = self._rest()
             stretches, end = _parse(data, before, is_newest_enough=before is None)
-            if end <= len(MAGIC) or not os.path.exists(self._manifest):  # it has been cut short as it began
+            if end <= BEGINNING or not os.path.exists(self._manifest):  # it has been cut short as it began
                 self.forget()
                 return
-            self._start = _HEAD.unpack_from(data, len(MAGIC) + _FRAME.size)[0]
+            self._start = _HEAD.unpack_from(data, BEGINNING + _FRAME.size)[0]
+            self._is_another()
         self._inode, self._end, self.stretch = inode, known + end, stretches[-1]
+
+    def _is_another(self) -> None:
+        self._shared_end, self._looks = None, 0
 
     def forget(self) -> None:
         """Know nothing of the journal, until it is looked at again."""
         self._inode, self._end, self.stretch = 0, 0, None
+        self._is_another()
 
     def _rest(self) -> Stretch | None:
         """The newest stretch of the file that was the newest when this process last looked, read to its end."""
@@ -136,7 +165,7 @@ class Journal:
         """Note that OCDBT has stored a generation; `anew`: in a new file."""
         entry = _marked(generation, stored, origin)
         with self._changing():
-            await (self._begin(MAGIC + entry) if anew or self.stretch is None else self._append(entry))
+            await (self._begin(entry) if anew or self.stretch is None else self._append(entry))
         self.stretch = Stretch.after(self.stretch, generation, stored, origin, self._end)
         if anew or not self._start:
             self._start = generation
@@ -149,10 +178,10 @@ class Journal:
         # All that the other has since its mark is here too, so if it began with that mark itself, what is older is
         # where it came from: histories are as long as things were stored, not as versions were made.
         origin = newest.origin or folder
-        head = MAGIC + _marked(newest.start, newest.stored, origin)
+        mark = _marked(newest.start, newest.stored, origin)
         with self._changing():
-            await self._begin(head + other.waiting())
-        self.stretch = replace(newest, late=newest.late.copy(), origin=origin, place=len(head))
+            await self._begin(mark + other.waiting())
+        self.stretch = replace(newest, late=newest.late.copy(), origin=origin, place=BEGINNING + len(mark))
         self._start = newest.start
 
     def waiting(self) -> bytes:
@@ -178,6 +207,17 @@ class Journal:
             stretch.late.add(generation, writes)
             stretch.newest = generation
 
+    def unsettle(self) -> None:
+        """Say that the map is being changed, for as long as nobody marks or commits."""
+        try:
+            file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                _tell(file, 0)
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
+
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """If it is not known how a change has ended, the file must be looked at."""
@@ -190,23 +230,26 @@ class Journal:
         try:
             file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
             try:
+                _tell(file, 0)
                 _write(file, entry, self._end)
                 if self._is_synced:
                     await asyncio.to_thread(os.fdatasync, file)
+                _tell(file, end)
             finally:
                 os.close(file)
         except OSError as error:
             raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
         self._end = end
 
-    async def _begin(self, content: bytes) -> None:
+    async def _begin(self, entries: bytes) -> None:
         """Replace the newest file, which stays under the name of its first generation."""
+        end = BEGINNING + len(entries)
         made = self._path + ".new"
         try:
             os.makedirs(self._folder, exist_ok=True)
             file = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
             try:
-                _write(file, content, 0)
+                _write(file, MAGIC + shared_number.encode(end) + entries, 0)
                 if self._is_synced:
                     await asyncio.to_thread(os.fdatasync, file)
                 inode = os.fstat(file).st_ino
@@ -215,12 +258,14 @@ class Journal:
             if self.stretch is not None:
                 with suppress(FileExistsError):  # somebody was stopped just here
                     os.link(self._path, f"{self._path}.{self._start:016x}")
+                self.unsettle()
             os.rename(made, self._path)
             if self._is_synced:
                 await asyncio.to_thread(files.sync_folder, self._folder)
         except OSError as error:
             raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
-        self._inode, self._end = inode, len(content)
+        self._inode, self._end = inode, end
+        self._is_another()
 
     def around(self, generation: int) -> Stretch | None:
         """The stretch in which a generation lies; None if it is older than the oldest journal."""
@@ -243,7 +288,7 @@ class Journal:
             first = min(names)
             try:
                 with open(self._folder + names[first], "rb") as file:
-                    length, _ = _FRAME.unpack_from(file.read(len(MAGIC) + _FRAME.size), len(MAGIC))
+                    length, _ = _FRAME.unpack_from(file.read(BEGINNING + _FRAME.size), BEGINNING)
                     mark = file.read(length)
             except OSError as error:
                 raise StoreUnavailable(f"{self._folder}{NAME}: {error.strerror}") from error
@@ -295,6 +340,11 @@ def _entry(payload: bytes) -> bytes:
     return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
 
 
+def _tell(file: int, end: int) -> None:
+    """Say where the last whole entry ends."""
+    os.pwrite(file, shared_number.encode(end), len(MAGIC))
+
+
 def _write(file: int, data: bytes, at: int) -> None:
     """Put an entry behind the last whole one; what could not be written whole is no entry."""
     if os.fstat(file).st_size > at:
@@ -307,7 +357,7 @@ def _write(file: int, data: bytes, at: int) -> None:
 def _parse(
     data: bytes,
     stretch: Stretch | None,
-    place: int = len(MAGIC),
+    place: int = BEGINNING,
     *,
     skipped: int = 0,
     is_newest_enough: bool = False,
@@ -316,7 +366,9 @@ def _parse(
 
     `skipped` bytes of the file come before the data. If `is_newest_enough`, those before the newest are left out.
     """
-    if place and data[:place] != MAGIC:
+    if place and data[: len(MAGIC)] != MAGIC:
+        if len(data) >= len(MAGIC):
+            raise StoreUnavailable("a journal is damaged, or of another release")
         return [], 0
     found = [] if stretch is None else [stretch]
     commits = list[tuple[int, bytes]]()

@@ -212,6 +212,8 @@ class OrderedMap:
             if key not in (copies or {}) and not any(first <= key < last for first, last in ranges)
         }
         self._is_agreed = False  # until it is marked as well
+        if journal.stretch is not None:
+            journal.unsettle()
         await self._ocdbt.commit({**waiting, **(writes or {})}, ranges, copies, unchanged={})
         if journal.stretch is not None:
             generation = newest.newest + (writes is not None)
@@ -242,6 +244,9 @@ class OrderedMap:
         """The newest stretch, for who has the lock; `Conflict` after a commit that had been stored but not marked."""
         stretch = await self._look(journal)
         if stretch is None or journal.stretch is None or (journal.is_ours and self._is_agreed):
+            return stretch
+        if journal.is_settled and self._agreed is not None and self._agreed[0] == stretch.stored:
+            self._is_agreed = True
             return stretch
         manifest = await self._ocdbt.fingerprint()
         if manifest is None:

@@ -23,6 +23,12 @@ FIRST, LAST = b"", b"\xff" * 64
 FOLDER = "d/t/a/"
 
 
+@pytest.fixture(params=["looked at", "mapped"], autouse=True)
+def often(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "mapped":
+        monkeypatch.setattr(journal, "OFTEN", 1)
+
+
 def opened(folder: Path, durability: str = "process", name: str = "a") -> OrderedMap:
     return OrderedMap(Store(str(folder), StoreOptions(durability=durability)), "d/", f"d/t/{name}/")
 
@@ -128,6 +134,78 @@ async def test_stopped_between_storing_and_marking(
     await late.commit({b"a": b"3"}, unchanged={b"a": b"2"})
     assert await (await newest(here)).get(b"a") == b"3"
     assert await before.get(b"a") == b"1"
+
+
+async def mapped(found: OrderedMap) -> Journal:
+    while not (known := found._journal) or not known.is_settled:
+        await newest(found)
+    return known
+
+
+async def test_who_has_a_journal_mapped_sees_what_a_stopped_process_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there, reader = (opened(tmp_path) for _ in range(3))
+    await here.create_empty()
+    await here.commit({b"a": b"1"}, unchanged={})
+    seen = await mapped(reader)
+    await here.commit({b"a": b"2"}, unchanged={})
+    assert not seen.is_settled
+    assert await (await newest(reader)).get(b"a") == b"2"
+    assert seen.is_settled
+    tell = journal._tell
+
+    def stopped(file: int, end: int) -> None:
+        if end:
+            raise OSError("stopped")
+        tell(file, end)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(journal, "_tell", stopped)
+        with pytest.raises(StoreUnavailable):
+            await here.commit({b"a": b"3"}, unchanged={})
+    assert not seen.is_settled
+    for each in (reader, opened(tmp_path), here):
+        assert await (await newest(each)).get(b"a") == b"3"
+    await there.commit({b"a": b"4"}, unchanged={b"a": b"3"})
+    assert await (await newest(reader)).get(b"a") == b"4"
+    assert seen.is_settled
+
+
+async def test_who_has_a_journal_mapped_is_told_of_a_commit_that_was_stored_but_not_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = opened(tmp_path), opened(tmp_path)
+    await here.create_empty()
+    await there.commit({b"a": b"1"}, unchanged={})
+    seen = await mapped(there)
+
+    async def stopped(*_: object, **__: object) -> None:
+        raise StoreUnavailable("stopped")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Journal, "mark", stopped)
+        with pytest.raises(StoreUnavailable):
+            await here.commit({b"a": b"2", b"b": b"x" * (ordered_map.ENTRY_BYTES + 1)}, unchanged={})
+    assert not seen.is_settled
+    with pytest.raises(Conflict):
+        await there.commit({b"a": b"3"}, unchanged={b"a": b"1"})
+    assert await (await newest(there)).get(b"a") == b"2"
+    await there.commit({b"a": b"3"}, unchanged={b"a": b"2"})
+    await mapped(there)
+
+
+async def test_a_journal_of_another_release_is_refused(tmp_path: Path) -> None:
+    here = opened(tmp_path)
+    await here.create_empty()
+    await here.commit({b"a": b"1"}, unchanged={})
+    path = tmp_path / FOLDER / "journal"
+    path.write_bytes(b"DVIDjnl1" + path.read_bytes()[len(journal.MAGIC) :])
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="release"):
+            await newest(opened(tmp_path))
+        with pytest.raises(StoreUnavailable, match="release"):
+            await opened(tmp_path).commit({b"a": b"2"}, unchanged={})
 
 
 async def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
