@@ -71,7 +71,7 @@ class Data:
     @cached_property
     def tag(self) -> bytes:
         """The beginning of the ETag of whatever is read here; the generation makes it whole."""
-        return f"{self.instance.uuid[:12]}.{self.line.version[:12]}.".encode()
+        return f"{self.instance.uuid[:12]}.{self.line.version[:12]}".encode()
 
     async def head(self, *, fresh: bool = False) -> Snapshot:
         """What the instance holds at this version now; `fresh`: asked of the store, however lately it was."""
