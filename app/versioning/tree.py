@@ -55,8 +55,6 @@ LONGEST_PAUSE_SECONDS = 0.25
 FAILURES = 3
 #: So many mutations at most share a commit; more would only make the first of them wait.
 BATCH = 256
-#: On a local folder a process commits this long, once it is its turn, before others get theirs.
-TURN_SECONDS = 0.001
 #: A commit waits this long for as many mutations as shared the one before; a client alone never waits.
 LINGER_SECONDS = 0.001
 #: On a bucket a sealed tree is looked at again this seldom: only an administrator can still change it.
@@ -273,27 +271,22 @@ class Tree:
                 self._queue = []
 
     async def _take_turn(self) -> None:
-        """Commit what is queued and what comes in meanwhile, for a while: a change of turns has its price."""
-        until = time.monotonic() + TURN_SECONDS
-        while self._queue:
-            batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
-            batch = [queued for queued in batch if not queued.answer.done()]
-            self._company = len(batch)
-            try:
-                if batch:
-                    await self._commit(batch)
-            except DvidError as error:
-                _fail(batch, error)
-            except Exception as error:
-                logger.exception("a commit to the tree of version %s failed", self.version)
-                _fail(batch, StoreUnavailable(f"the commit failed: {error!r}"))
-            except BaseException as error:
-                _fail([*batch, *self._queue], StoreUnavailable(f"the server is being stopped: {error!r}"))
-                self._queue = []
-                raise
-            if time.monotonic() > until:
-                return
-            await asyncio.sleep(0)
+        """Commit what is queued. Who is answered is answered after the turn, so that others have theirs meanwhile."""
+        batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
+        batch = [queued for queued in batch if not queued.answer.done()]
+        self._company = len(batch)
+        try:
+            if batch:
+                await self._commit(batch)
+        except DvidError as error:
+            _fail(batch, error)
+        except Exception as error:
+            logger.exception("a commit to the tree of version %s failed", self.version)
+            _fail(batch, StoreUnavailable(f"the commit failed: {error!r}"))
+        except BaseException as error:
+            _fail([*batch, *self._queue], StoreUnavailable(f"the server is being stopped: {error!r}"))
+            self._queue = []
+            raise
 
     async def _gather(self) -> None:
         """Wait a moment for those who shared the last commit, as they are likely to be back."""
