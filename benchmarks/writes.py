@@ -25,7 +25,7 @@ from app.datatypes.labelmap import keys
 from app.routes.service import Service
 from app.settings import Settings
 from app.versioning.log import Record
-from app.versioning.tree import Mutation
+from app.versioning.mutations import Mutation
 from benchmarks import report
 
 ENTRIES, PER_SUPERVOXEL = 10_000_000, 5

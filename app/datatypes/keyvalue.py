@@ -13,8 +13,8 @@ from app.datatypes.values import Large, Small
 from app.versioning.datastore import Data
 from app.versioning.log import Record
 from app.versioning.merge import Sides, by_key
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Snapshot
-from app.versioning.tree import Mutation
 
 _PREFIX = b"k/"
 _END = b"k0"

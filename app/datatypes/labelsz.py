@@ -25,9 +25,10 @@ from app.datatypes.roi import Mask
 from app.formats import compression
 from app.formats.element_json import I32, KIND_CODES, KINDS
 from app.versioning.datastore import Data
+from app.versioning.log import SEQUENCE
 from app.versioning.merge import by_key
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Reader, Snapshot
-from app.versioning.tree import SEQUENCE, Mutation
 
 I64 = npt.NDArray[np.int64]
 

@@ -23,8 +23,8 @@ from app.datatypes.datatype import Datatype
 from app.formats import compression
 from app.versioning.datastore import Data
 from app.versioning.merge import by_key
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Snapshot
-from app.versioning.tree import Mutation
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]

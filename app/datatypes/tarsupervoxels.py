@@ -21,8 +21,8 @@ from app.datatypes.labelmap import index
 from app.datatypes.values import Large, Small
 from app.formats import tar_stream
 from app.versioning.datastore import Data
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Snapshot
-from app.versioning.tree import Mutation
 
 _PREFIX = b"f/"
 _LARGEST = (1 << 64) - 1

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from app.core.errors import DvidError, StoreUnavailable
 from app.versioning.datastore import Data
 from app.versioning.log import Record
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Snapshot
-from app.versioning.tree import Mutation
 
 PIECE_BYTES = 4 << 20
 

@@ -11,8 +11,8 @@ from app.core.errors import Invalid
 from app.core.geometry import MAX_COORDINATE, Box, Triple
 from app.datatypes.config import Config
 from app.versioning.datastore import Data
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Reader, Snapshot
-from app.versioning.tree import Mutation
 
 EXTENTS = b"state/extents"
 

@@ -19,7 +19,7 @@ from app.ingest.progress import Extents
 from app.ingest.target import LABELS, Array, Wanted
 from app.versioning.datastore import Data, Datastore
 from app.versioning.graph import Instance, Repo
-from app.versioning.tree import Mutation
+from app.versioning.mutations import Mutation
 
 AUTHOR = Author(app="dvid-cloud-ingest")
 

@@ -14,7 +14,7 @@ from app.routes.endpoint import Parameter, endpoint
 from app.routes.labelmap.parameters import HASH, label_of, labels_in_body
 from app.routes.request import Request
 from app.routes.roi import region
-from app.versioning.tree import SEQUENCE
+from app.versioning.log import SEQUENCE
 
 #: As many bodies as `threshold` answers unless asked for another number.
 PAGE = 10_000

@@ -10,7 +10,7 @@ from app.datatypes import DATATYPES, voxels
 from app.routes import answers
 from app.routes.endpoint import endpoint
 from app.routes.request import Request
-from app.versioning.tree import Mutation
+from app.versioning.mutations import Mutation
 
 
 @endpoint("GET", "metadata", media="application/vnd.dvid-nd-data+json", answer="axes and properties")

@@ -16,9 +16,10 @@ from app.core.errors import Invalid, NotAllowed, Unknown
 from app.versioning.cache import Cache
 from app.versioning.derived import Derived
 from app.versioning.graph import Forest, Instance, Repo, Version
+from app.versioning.line import Line
+from app.versioning.mutations import Mutation
 from app.versioning.repos import Repos
 from app.versioning.snapshot import Snapshot
-from app.versioning.tree import Line, Mutation
 from app.versioning.trees import Trees
 
 T = TypeVar("T")

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from app.versioning import log
-from app.versioning.log import Record
+from app.versioning.log import SEQUENCE, Record
 from app.versioning.snapshot import Snapshot
-from app.versioning.tree import SEQUENCE
 
 T = TypeVar("T")
 

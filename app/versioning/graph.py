@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from app.core.errors import Invalid, Unknown
-from app.versioning.tree import Line
+from app.versioning.line import Line
 
 T = TypeVar("T")
 

@@ -18,6 +18,8 @@ import orjson
 
 from app.versioning.snapshot import Overlay, Reader, Snapshot
 
+#: Where a tree keeps the number of its last record.
+SEQUENCE = b"state/sequence"
 _PREFIX = b"log/"
 _TOUCHED = b"touched/"
 _BEGUN = b"state/log/"

@@ -22,8 +22,11 @@ from app.versioning import diff, log
 from app.versioning.datastore import Data, Datastore
 from app.versioning.diff import Change, Place
 from app.versioning.graph import Instance, Repo
+from app.versioning.line import Line
+from app.versioning.log import SEQUENCE
+from app.versioning.mutations import SEAL, Mutation
 from app.versioning.snapshot import Reader, Snapshot
-from app.versioning.tree import SEAL, SEQUENCE, Line, Mutation, Tree
+from app.versioning.tree import Tree
 
 #: What a tree begins with, whatever it is about.
 CREATED = b"state/created"

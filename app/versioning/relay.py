@@ -27,9 +27,8 @@ from app.core.errors import DvidError
 from app.versioning import blobs, log, operations
 from app.versioning.datastore import Data, Datastore
 from app.versioning.graph import Repo
-from app.versioning.log import Record
+from app.versioning.log import SEQUENCE, Record
 from app.versioning.snapshot import Snapshot
-from app.versioning.tree import SEQUENCE
 
 logger = logging.getLogger(__name__)
 

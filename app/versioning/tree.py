@@ -21,28 +21,23 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 from app.backends.ordered_map import OrderedMap
 from app.backends.store import Store
 from app.backends.view import View
 from app.core.errors import Conflict, DvidError, NotAllowed, StoreUnavailable
-from app.versioning import log
+from app.versioning import log, mutations
 from app.versioning.cache import Cache
+from app.versioning.log import SEQUENCE
+from app.versioning.mutations import Asked
 from app.versioning.snapshot import Overlay, Snapshot
 
-T = TypeVar("T")
-
 logger = logging.getLogger(__name__)
-
-SEQUENCE = b"state/sequence"
-SEAL = b"state/seal/"
-#: The action in the record of a seal.
-SEAL_ACTION = "seal"
 
 #: A commit that keeps losing to other pods gives up after so many seconds, but not before so many attempts.
 PATIENCE_SECONDS = 20.0
@@ -61,45 +56,10 @@ LINGER_SECONDS = 0.001
 LOCKED_STALENESS_SECONDS = 60.0
 
 
-@dataclass(frozen=True, eq=False)
-class Line:
-    """A version and its ancestors along first parents, nearest first: where a read looks for a tree.
-
-    What is known of who owns trees in it is true for one epoch: until an administrator gives a locked version a tree.
-    """
-
-    versions: tuple[str, ...]
-    is_locked: bool
-    epoch: int = 0
-
-    @property
-    def version(self) -> str:
-        """The version itself."""
-        return self.versions[0]
-
-
-class Mutation(Overlay):
-    """What one mutation may do: read, stage writes, and say for the log what it did."""
-
-    def __init__(self, below: Overlay | Snapshot, version: str, generation: int) -> None:
-        super().__init__(below)
-        self.version = version
-        self.generation = generation
-        self.records: list[log.Record] = []
-
-    def record(self, record: log.Record) -> None:
-        """Add a record to the log; every mutation adds at least one."""
-        self.records.append(record)
-
-
 @dataclass
-class Queued:
+class Queued(Asked):
     """A mutation that waits for its commit, and the tree to begin with if its version has none."""
 
-    change: Callable[[Mutation], Awaitable[Any]]
-    answer: asyncio.Future[Any]
-    by_admin: bool
-    still_open: Guard
     origin: Tree | None
 
 
@@ -131,7 +91,7 @@ class Tree:
         self._own_generation = 0
         self._memos = cache.new_scope()
         self._has_met_others = False
-        self._seal = SEAL + version.encode()
+        self._seal = mutations.seal_key(version)
 
     @property
     def is_known(self) -> bool:
@@ -182,13 +142,8 @@ class Tree:
         if head is not None and await self._is_sealed(head):
             return
 
-        async def change(mutation: Mutation) -> None:
-            if await mutation.get(self._seal) is None:
-                mutation.put(self._seal, b"")
-            mutation.record(log.Record(SEAL_ACTION, self.version))
-
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        await self.mutate(Queued(change, answer, True, _sealing, None))
+        await self.mutate(Queued(mutations.seal, answer, True, mutations.sealing, None))
 
     async def _is_sealed(self, snapshot: Snapshot) -> bool:
         return await snapshot.get(self._seal) is not None
@@ -318,10 +273,7 @@ class Tree:
                     raise
                 await asyncio.sleep(random.uniform(0, 0.1 * failures))
         for queued, outcome in zip(batch, outcomes, strict=True):
-            if isinstance(outcome, BaseException):
-                _fail([queued], outcome)
-            elif not queued.answer.done():
-                queued.answer.set_result(outcome)
+            queued.end(outcome)
         if self._has_met_others and self._store.scheme != "file":
             # Let the others have their turn; what is queued meanwhile shares the next commit.
             await asyncio.sleep(random.uniform(1, 2) * _pause(started))
@@ -341,9 +293,10 @@ class Tree:
         self._is_committing = True
         try:
             nonce = os.urandom(log.NONCE_BYTES)
-            staged, outcomes, first = await self._stage(base, batch, nonce)
+            made = await mutations.stage(base, self.version, batch, nonce)
+            staged = made.writes
             if staged.writes or staged.ranges:
-                tried.append(_Attempt(nonce, first, outcomes))
+                tried.append(_Attempt(nonce, made.first, made.outcomes))
                 looked = time.monotonic()
                 copies = {key: source.view for key, source in staged.copies.items() if source.view is not None}
                 unchanged = {SEQUENCE: await base.get(SEQUENCE)}
@@ -355,7 +308,7 @@ class Tree:
                 with suppress(StoreUnavailable):
                     await self._succeed(base, staged)
                     self._looked = looked
-            return outcomes
+            return made.outcomes
         finally:
             self._is_committing = False
 
@@ -374,72 +327,10 @@ class Tree:
                 head.know(self._seal, None)
                 head.know(log.begun_key(self.version), None)
 
-    async def _stage(self, base: Snapshot, batch: Sequence[Queued], nonce: bytes) -> tuple[Overlay, list[Any], int]:
-        """Run the mutations one after another; a failing one leaves nothing behind and answers its own error."""
-        sequence, sealed, begun = await base.get_many([SEQUENCE, self._seal, log.begun_key(self.version)])
-        first = log.sequence_of(sequence) + 1
-        staged, records = Overlay(base), list[log.Record]()
-        refused: dict[bool, NotAllowed] = {}
-        if sealed is not None:
-            refused[False] = NotAllowed(f"version {self.version} is locked")
-        elif begun is None and await self._ask(batch, refused):
-            staged.put(self._seal, b"")
-        outcomes: list[Any] = []
-        for queued in batch:
-            if queued.by_admin in refused:
-                outcomes.append(refused[queued.by_admin])
-                continue
-            mutation = Mutation(staged, self.version, base.generation)
-            try:
-                outcome = await queued.change(mutation)
-                if not mutation.records:
-                    raise AssertionError("a mutation without a log record")
-            except Exception as error:  # each mutation answers for itself
-                outcomes.append(error)
-                continue
-            except asyncio.CancelledError as error:
-                if _is_cancelled():
-                    raise
-                outcomes.append(StoreUnavailable(f"the mutation was cancelled: {error!r}"))
-                continue
-            outcomes.append(outcome)
-            staged.absorb(mutation)
-            records += mutation.records
-        if not records:
-            return Overlay(base), outcomes, first
-        for number, record in enumerate(records, first):
-            log.stage(staged, number, record, nonce)
-        staged.put(SEQUENCE, log.sequence(first + len(records) - 1, nonce))
-        if begun is None:
-            staged.put(log.begun_key(self.version), log.sequence(first, nonce))
-        return staged, outcomes, first
-
-    async def _ask(self, batch: Sequence[Queued], refused: dict[bool, NotAllowed]) -> bool:
-        """Ask the catalog for a lock that found no tree to seal; whether there is one that an administrator passed."""
-        asked, is_locked = set[bool](), False
-        for queued in batch:
-            if queued.still_open is not _sealing and queued.by_admin not in asked:
-                asked.add(queued.by_admin)
-                try:
-                    is_locked |= await queued.still_open() is False
-                except NotAllowed as error:
-                    refused[queued.by_admin] = error
-        return is_locked
-
-
-#: Asks the catalog whether the version is open. Raises `NotAllowed` if it is locked, or answers False to somebody who
-#: may write all the same.
-Guard = Callable[[], Awaitable[bool | None]]
-
-
-async def _sealing() -> None:
-    """A seal need not ask whether there is a lock."""
-
 
 def _fail(batch: Sequence[Queued], error: BaseException) -> None:
     for queued in batch:
-        if not queued.answer.done():
-            queued.answer.set_exception(error)
+        queued.fail(error)
 
 
 def _end(waiting: asyncio.Future[None]) -> None:
@@ -449,11 +340,6 @@ def _end(waiting: asyncio.Future[None]) -> None:
 
 def _pause(started: float) -> float:
     return min(time.monotonic() - started, LONGEST_PAUSE_SECONDS)
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def folder_of(folder: str, version: str) -> str:

@@ -12,8 +12,10 @@ from app.backends.ocdbt import MANIFEST
 from app.backends.store import Store
 from app.core.errors import NotAllowed
 from app.versioning.cache import Cache
+from app.versioning.line import Line
+from app.versioning.mutations import Guard, Mutation
 from app.versioning.snapshot import Snapshot
-from app.versioning.tree import Guard, Line, Mutation, Queued, Tree, folder_of
+from app.versioning.tree import Queued, Tree, folder_of
 
 T = TypeVar("T")
 

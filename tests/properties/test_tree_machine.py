@@ -25,8 +25,9 @@ from app.backends.store import Store, StoreOptions
 from app.core.errors import Invalid, NotAllowed
 from app.versioning import log
 from app.versioning.cache import Cache
+from app.versioning.line import Line
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Snapshot
-from app.versioning.tree import Line, Mutation
 from app.versioning.trees import Trees
 
 FOLDER = "repos/r/d/"

@@ -21,8 +21,9 @@ from app.versioning import log, tree
 from app.versioning.cache import ENTRY_BYTES, Cache
 from app.versioning.datastore import Data, Datastore
 from app.versioning.graph import Instance
+from app.versioning.line import Line
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Snapshot
-from app.versioning.tree import Line, Mutation
 from app.versioning.trees import Trees
 from tests.conftest import OPTIONS
 

@@ -12,7 +12,7 @@ from app.datatypes.author import Author
 from app.datatypes.labelmap import edits, groups, index, keys, mapping, posted
 from app.datatypes.labelmap.mapping import Mapping
 from app.versioning.datastore import Data
-from app.versioning.tree import Mutation
+from app.versioning.mutations import Mutation
 from tests.unit.test_verify import changed, elsewhere, filled
 
 LABELS = np.arange(1, 70, dtype=np.uint64)

@@ -15,8 +15,8 @@ from app.datatypes.labelmap.forest import Forest
 from app.datatypes.labelmap.lookups import Lookups
 from app.versioning.datastore import Data
 from app.versioning.log import Record
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Reader
-from app.versioning.tree import Mutation
 from tests.unit.test_verify import filled
 
 LABELS = np.arange(10, 40)

@@ -30,8 +30,8 @@ from app.versioning.datastore import Data, Datastore
 from app.versioning.graph import Instance
 from app.versioning.log import Record
 from app.versioning.merge import by_key, merge_versions
+from app.versioning.mutations import Mutation
 from app.versioning.relay import Relay
-from app.versioning.tree import Mutation
 from tests.fakes.bus import MemoryBus
 from tests.properties.label_model import runs_of
 

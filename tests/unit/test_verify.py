@@ -29,7 +29,7 @@ from app.ingest.target import Wanted
 from app.settings import Settings
 from app.versioning.datastore import Data
 from app.versioning.log import Record
-from app.versioning.tree import Mutation
+from app.versioning.mutations import Mutation
 
 EDGE = 16
 SIDE = 4 * EDGE

@@ -15,8 +15,8 @@ from app.core.errors import StoreUnavailable
 from app.datatypes.annotation import keys, posted
 from app.datatypes.annotation.posted import Delta
 from app.datatypes.annotation.waiting import NOTHING, Seen, Waiting
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import LASTING, Overlay, Reader, Snapshot
-from app.versioning.tree import Mutation
 
 #: A post of more elements, or bytes, goes into its blocks at once.
 MOST_ELEMENTS, MOST_BYTES = 16_384, 4 << 20

@@ -8,7 +8,7 @@ from app.core.geometry import Triple
 from app.datatypes.annotation import deltas, storing
 from app.versioning.datastore import Data
 from app.versioning.log import Record
-from app.versioning.tree import Mutation
+from app.versioning.mutations import Mutation
 
 #: So much may wait: see `deltas.add`. Some 40 posts of a thousand synapses.
 MOST_WEIGHT = 1 << 16

@@ -26,8 +26,9 @@ from app.datatypes.labelmap import groups, mapping, read, touched
 from app.datatypes.labelmap.mapping import IDENTITY
 from app.versioning import log
 from app.versioning.datastore import Data
+from app.versioning.log import SEQUENCE
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Reader, Snapshot
-from app.versioning.tree import SEQUENCE, Mutation
 
 #: Types of labels that elements may lie in.
 TYPES = frozenset({"labelmap"})

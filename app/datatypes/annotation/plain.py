@@ -17,8 +17,8 @@ from app.datatypes.annotation.table import Rows
 from app.formats import precomputed_annotations as precomputed
 from app.formats.precomputed_annotations import Level
 from app.versioning.datastore import Data
+from app.versioning.log import SEQUENCE
 from app.versioning.snapshot import Snapshot
-from app.versioning.tree import SEQUENCE
 
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _VOXEL_NM = (8.0, 8.0, 8.0)

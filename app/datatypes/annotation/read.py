@@ -18,8 +18,8 @@ from app.datatypes.annotation.texts import Text
 from app.formats import element_json
 from app.formats.element_json import Element, Partner, VerboseElement
 from app.versioning.datastore import Data
+from app.versioning.log import SEQUENCE
 from app.versioning.snapshot import Snapshot
-from app.versioning.tree import SEQUENCE
 
 #: How much an answer tells of relations: nothing, the relations, or also the partners.
 Relations = Literal["", "true", "verbose"]

@@ -13,7 +13,7 @@ from app.datatypes.annotation.labels import Labels
 from app.datatypes.annotation.writer import Writer
 from app.datatypes.author import Author
 from app.versioning.datastore import Data
-from app.versioning.tree import Mutation
+from app.versioning.mutations import Mutation
 
 
 async def reload(writer: Writer) -> None:

@@ -12,7 +12,7 @@ from app.datatypes.annotation.blocks import Block
 from app.datatypes.annotation.storing import Growth
 from app.datatypes.annotation.table import I64, Rows
 from app.versioning.datastore import Data
-from app.versioning.tree import Mutation
+from app.versioning.mutations import Mutation
 
 
 async def apply(data: Data, mutation: Mutation, rows: Rows, pieces: Sequence[bytes | None]) -> list[Triple]:

@@ -10,7 +10,7 @@ from app.datatypes.annotation import keys, layers, table, texts
 from app.datatypes.annotation.blocks import Block
 from app.datatypes.annotation.table import U64, Rows
 from app.formats import element_json
-from app.versioning.tree import Mutation
+from app.versioning.mutations import Mutation
 
 
 def put(mutation: Mutation, zyx: Triple, old: Block, rows: Rows, pieces: Sequence[bytes]) -> None:

@@ -18,7 +18,7 @@ from app.datatypes.annotation.writer import Prepared, Writer, lookup
 from app.formats import element_json
 from app.formats.element_json import Element
 from app.versioning.datastore import Data
-from app.versioning.tree import Mutation
+from app.versioning.mutations import Mutation
 
 
 async def post_elements(writer: Writer, elements: Sequence[Element], workers: Workers) -> None:

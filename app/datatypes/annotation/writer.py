@@ -17,7 +17,7 @@ from app.datatypes.annotation.table import U64, Rows
 from app.datatypes.author import Author
 from app.formats.element_json import I32, Element
 from app.versioning.datastore import Data
-from app.versioning.tree import Mutation
+from app.versioning.mutations import Mutation
 
 #: A change, which is told the labels of now, and tells the blocks that it wrote if the log shall know.
 Change = Callable[[Mutation, Labels | None], Awaitable[Sequence[Triple] | None]]

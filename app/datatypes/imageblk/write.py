@@ -15,7 +15,7 @@ from app.datatypes.imageblk import blocks
 from app.datatypes.imageblk.kinds import Array, Image, image_of
 from app.datatypes.roi import Mask
 from app.versioning.datastore import Data
-from app.versioning.tree import Mutation
+from app.versioning.mutations import Mutation
 
 Packed = tuple[Triple, bytes]
 

@@ -15,8 +15,8 @@ from app.backends.catalog import NEW, Change
 from app.core.errors import Conflict, DvidError, Invalid
 from app.datatypes.labelmap import keys
 from app.versioning.datastore import Data
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Reader
-from app.versioning.tree import Mutation
 
 ATTEMPTS = 20
 #: The highest id is never handed out.

@@ -21,8 +21,8 @@ from app.datatypes.labelmap.keys import U64, Counts
 from app.kernels import entries
 from app.versioning.datastore import Data
 from app.versioning.log import Record
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Reader, Snapshot
-from app.versioning.tree import Mutation
 
 #: Rows that may wait; a process holds them in memory, 36 bytes each.
 FOLD_ROWS = 1 << 17

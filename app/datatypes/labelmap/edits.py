@@ -18,8 +18,8 @@ from app.datatypes.labelmap import counters, groups, index, keys, unused
 from app.datatypes.labelmap.forest import Forest
 from app.datatypes.labelmap.lookups import Lookups
 from app.versioning.datastore import Data
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Reader
-from app.versioning.tree import Mutation
 
 #: A body with more supervoxels is not listed by an edit; readers that know it look it up anew.
 LISTED = 256

@@ -13,7 +13,7 @@ from app.datatypes.labelmap import keys
 from app.datatypes.labelmap.groups import RETIRED, Group, fixed_count, stage_turn, stale
 from app.datatypes.labelmap.keys import OF_BODY, OF_GROUP
 from app.datatypes.labelmap.lookups import Lookups
-from app.versioning.tree import Mutation
+from app.versioning.mutations import Mutation
 
 #: A turn with more changes than this says only that there were many.
 LONGEST_TURN = 100_000

@@ -25,8 +25,8 @@ import orjson
 from app.core.errors import StoreUnavailable
 from app.datatypes.labelmap import keys
 from app.datatypes.labelmap.keys import OF_BODY, U64
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Reader
-from app.versioning.tree import Mutation
 
 #: The group of supervoxels that exist no more: split ones, and numbers that became a body's without being one before.
 RETIRED = 0

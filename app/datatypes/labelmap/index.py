@@ -18,8 +18,8 @@ from app.datatypes.labelmap.forest import Forest
 from app.datatypes.labelmap.keys import U64, Counts
 from app.formats.dvid_pb2 import LabelIndex
 from app.kernels import index_messages
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Reader, Snapshot
-from app.versioning.tree import Mutation
 
 U32 = npt.NDArray[np.uint32]
 _FIELD = 21

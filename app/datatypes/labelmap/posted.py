@@ -12,7 +12,7 @@ from app.datatypes.labelmap import deltas, groups, index, keys, mapping
 from app.datatypes.labelmap.forest import Forest, fix_all
 from app.datatypes.labelmap.keys import U64, Counts
 from app.formats.dvid_pb2 import LabelIndex
-from app.versioning.tree import Mutation
+from app.versioning.mutations import Mutation
 
 
 async def put_indices(mutation: Mutation, messages: Sequence[LabelIndex], seed: int) -> None:

@@ -25,7 +25,7 @@ from app.kernels import label_block
 from app.kernels import splits as kernels
 from app.versioning import blobs
 from app.versioning.datastore import Data
-from app.versioning.tree import Mutation
+from app.versioning.mutations import Mutation
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from app.core.errors import Invalid
 from app.datatypes.labelmap import counters, index
 from app.datatypes.labelmap.forest import Forest
 from app.versioning.datastore import Data
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Reader
-from app.versioning.tree import Mutation
 
 #: So many numbers in use are passed over; more of them in a row are only met if the counter was set back.
 PASSED_OVER = 100

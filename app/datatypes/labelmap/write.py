@@ -28,7 +28,7 @@ from app.datatypes.labelmap.blocks import U8
 from app.datatypes.labelmap.keys import U64
 from app.kernels import downres, label_block
 from app.versioning.datastore import Data
-from app.versioning.tree import Mutation
+from app.versioning.mutations import Mutation
 
 
 class Mask(Protocol):

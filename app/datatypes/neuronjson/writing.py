@@ -15,7 +15,7 @@ from app.datatypes.neuronjson import documents, keys, schemas
 from app.datatypes.neuronjson.documents import ID, TIME, USER, Document
 from app.versioning.datastore import Data
 from app.versioning.log import Record
-from app.versioning.tree import SEAL_ACTION, Mutation
+from app.versioning.mutations import SEAL_ACTION, Mutation
 
 POST, INGEST, DELETE = "postneuronjson", "ingestneuronjson", "deleteneuronjson"
 _METADATA_ACTION = "metadataneuronjson"

@@ -23,8 +23,8 @@ from app.routes import answers
 from app.routes.endpoint import Parameter, endpoint
 from app.routes.labelmap.parameters import HASH, MAX_LABEL, body_label, check_indexed, label_of, labels_in_body
 from app.routes.request import Request
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Snapshot
-from app.versioning.tree import Mutation
 
 #: As many bodies as one request for indices may name.
 MAX_INDICES = 50_000

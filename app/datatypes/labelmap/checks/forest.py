@@ -16,8 +16,8 @@ import numpy.typing as npt
 from app.datatypes.labelmap import groups, keys
 from app.datatypes.labelmap.checks.report import Report
 from app.datatypes.labelmap.keys import OF_BODY, OF_GROUP, U64
+from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Reader
-from app.versioning.tree import Mutation
 
 I64 = npt.NDArray[np.int64]
 

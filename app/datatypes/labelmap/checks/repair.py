@@ -21,8 +21,8 @@ from app.datatypes.labelmap.checks.verify import Check, Progress, outside_extent
 from app.datatypes.labelmap.keys import Counts
 from app.versioning import log
 from app.versioning.datastore import Data
-from app.versioning.log import Record
-from app.versioning.tree import SEQUENCE, Mutation
+from app.versioning.log import SEQUENCE, Record
+from app.versioning.mutations import Mutation
 
 APP = "dvid-cloud-reindex"
 #: Entries that one mutation rewrites: others wait for as long as its commit takes.

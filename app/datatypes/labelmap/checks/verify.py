@@ -22,8 +22,8 @@ from app.datatypes.labelmap.checks.report import Report
 from app.datatypes.labelmap.keys import U64, Counts
 from app.versioning import log
 from app.versioning.datastore import Data
+from app.versioning.log import SEQUENCE
 from app.versioning.snapshot import Snapshot
-from app.versioning.tree import SEQUENCE
 
 #: Index entries compared together.
 RANGE_ROWS = 200_000
