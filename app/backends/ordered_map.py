@@ -215,9 +215,13 @@ class OrderedMap:
         if journal.stretch is not None:
             journal.unsettle()
         await self._ocdbt.commit({**waiting, **(writes or {})}, ranges, copies, unchanged={})
-        if journal.stretch is not None:
-            generation = newest.newest + (writes is not None)
-            await journal.mark(generation, newest.stored + 1, anew=journal.size_bytes > FILE_BYTES)
+        manifest = await self._ocdbt.fingerprint()
+        if manifest is None:
+            raise StoreUnavailable(f"the manifest of {self._folder} is gone")
+        stored = await self._ocdbt.generation(manifest)  # what changes nothing makes no generation of OCDBT
+        # A map that has none yet gets a journal now: to look at its end is cheaper than to look at the manifest.
+        generation = newest.newest + (writes is not None)
+        await journal.mark(generation, stored, anew=journal.size_bytes > FILE_BYTES)
 
     async def _check(self, view: View, unchanged: Mapping[bytes, bytes | None]) -> None:
         values = await view.get_many(unchanged)

@@ -208,6 +208,22 @@ async def test_a_journal_of_another_release_is_refused(tmp_path: Path) -> None:
             await opened(tmp_path).commit({b"a": b"2"}, unchanged={})
 
 
+async def test_a_large_commit_begins_a_journal_and_one_that_changes_nothing_stays_readable(tmp_path: Path) -> None:
+    here = opened(tmp_path)
+    await here.create_empty()
+    large = b"x" * (ordered_map.ENTRY_BYTES + 1)
+    await here.commit({b"large": large}, unchanged={})
+    assert (tmp_path / FOLDER / "journal").exists()
+    before = (await newest(here)).generation
+    await here.commit({}, [(b"m", b"m"), (b"y", b"n"), (b"a", b"b")], unchanged={})
+    for each in (here, opened(tmp_path)):
+        view = await newest(each)
+        assert view.generation == before + 1
+        assert await contents(view) == {b"state/created": b"", b"large": large}
+    await here.commit({b"small": b"y"}, unchanged={})
+    assert await (await newest(opened(tmp_path))).get(b"small") == b"y"
+
+
 async def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = opened(tmp_path)
     await here.create_empty()
