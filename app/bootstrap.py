@@ -62,6 +62,7 @@ def store_options(settings: Settings) -> StoreOptions:
         cache_bytes=settings.cache_bytes // 4,
         timeout_seconds=settings.store_timeout,
         max_staleness_seconds=settings.max_staleness,
+        journal=settings.journal,
     )
 
 

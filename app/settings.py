@@ -14,6 +14,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from app.backends.limits import JournalLimits
+
 #: Where the command line hands its settings to the worker processes.
 HANDED_SETTINGS = "DVID_CLOUD_SETTINGS"
 #: Settings that are handed over in variables of their own.
@@ -42,6 +44,9 @@ class Settings(BaseSettings):
     )
     durability: Literal["power", "process"] = Field(
         default="power", description="on file://, whether an answer waits for fsync (power) or not (process)"
+    )
+    journal: JournalLimits = Field(
+        default_factory=JournalLimits, description="on file://, how much waits in journals before it is stored"
     )
     max_staleness: float = Field(
         default=1.0, ge=0, description="seconds for which a bucket's newest commit may stay unseen"

@@ -20,12 +20,42 @@ from google.cloud import firestore
 from app.backends.bucket_catalog import BucketCatalog
 from app.backends.catalog import Catalog
 from app.backends.store import Store, StoreOptions
+from tests import journals as limits
 from tests.fakes import servers
 
 BUCKET = "dvid"
-OPTIONS = StoreOptions(durability="process", cache_bytes=64 << 20, max_staleness_seconds=0.0)
 STORES = ("memory", "file", "gcs", "s3")
 CATALOGS = ("memory", "file", "gcs", "firestore", "google")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--journals", choices=["ordinary", "small"], default="ordinary", help="how much waits in journals of folders"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    environment = pytest.MonkeyPatch()
+    config.add_cleanup(environment.undo)
+    if config.getoption("journals") == "small":
+        limits.choose_small(environment)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "journals" in metafunc.fixturenames:
+        is_small = metafunc.config.getoption("journals") == "small"
+        metafunc.parametrize("journals", ["small"] if is_small else ["ordinary", "small"], indirect=True)
+
+
+@pytest.fixture
+def journals(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ordinary journals, and once more small ones; servers that are started meanwhile have them too."""
+    if request.param == "small":
+        limits.choose_small(monkeypatch)
+
+
+def options() -> StoreOptions:
+    return limits.store_options(durability="process", cache_bytes=64 << 20, max_staleness_seconds=0.0)
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +129,7 @@ def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def store(store_url: str) -> Store:
-    return Store(store_url, OPTIONS)
+    return Store(store_url, options())
 
 
 @pytest_asyncio.fixture(params=CATALOGS)
@@ -107,7 +137,7 @@ async def catalog(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Catalog]:
     if request.param not in ("firestore", "google"):
-        yield BucketCatalog(Store(url_of(request.param, request, tmp_path), OPTIONS))
+        yield BucketCatalog(Store(url_of(request.param, request, tmp_path), options()))
         return
     from app.backends.firestore_catalog import FirestoreCatalog
 

@@ -39,8 +39,6 @@ NAME = "journal"
 MAGIC = b"DVIDjnl2"
 #: Where the first entry begins.
 BEGINNING = len(MAGIC) + shared_number.SIZE_BYTES
-#: A file that was found unchanged so often is mapped: it pays for those of which there are many requests.
-OFTEN = 16
 _FRAME = struct.Struct("<II")
 _HEAD = struct.Struct("<QB")
 _MARK = struct.Struct("<QBQ")
@@ -76,6 +74,7 @@ class Journal:
         self._manifest = self._folder + manifest
         self._path = self._folder + NAME
         self._is_synced = store.options.durability == "power"
+        self._often = store.options.journal.looks
         self._inode = 0
         self._start = 0
         self._end = 0
@@ -105,7 +104,7 @@ class Journal:
             status = os.stat(self._path)
             if status.st_ino == self._inode and status.st_size == self._end:
                 self._looks += 1
-                if self._looks == OFTEN:
+                if self._looks == self._often:
                     self._map()
                 return self.stretch
             self._read()

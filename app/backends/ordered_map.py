@@ -19,21 +19,13 @@ from app.backends.store import Store
 from app.backends.view import Stored, View
 from app.core.errors import Conflict, StoreUnavailable
 
-#: A commit with more bytes is stored at once.
-ENTRY_BYTES = 64 << 10
-#: So much may wait in the journal.
-WAITING_BYTES, WAITING_KEYS = 2 << 20, 16384
-#: So much at most waits in one that is not likely to be written again. A copy of the map begins with it.
-PASSED_BYTES = 32 << 10
-#: A journal file that is longer gets a successor when what it holds has been stored.
-FILE_BYTES = 4 << 20
-
 
 class OrderedMap:
     """One map: nodes below `base`, manifest and journal below `manifest` (both end with a slash)."""
 
     def __init__(self, store: Store, base: str, manifest: str, node_bytes: int = 0) -> None:
         self.store = store
+        self._limits = store.options.journal
         self._base = base
         self._folder = manifest
         #: In a folder, who appends to the journal, or stores what is in it, holds this: a place in a file that all maps
@@ -156,14 +148,14 @@ class OrderedMap:
             return
         await self._check(await self._view(newest, newest.newest), unchanged)
         entry = encode(newest.newest + 1, writes)
-        is_much = is_last and journal.waiting_bytes + len(entry) > PASSED_BYTES
-        if ranges or copies or is_much or len(entry) > ENTRY_BYTES:
+        is_much = is_last and journal.waiting_bytes + len(entry) > self._limits.passed_bytes
+        if ranges or copies or is_much or len(entry) > self._limits.entry_bytes:
             await self._store(journal, newest, writes, ranges, copies)
             return
         stretch = journal.stretch or await journal.mark(newest.start, newest.stored)
         await journal.commit(stretch, newest.newest + 1, entry, writes)
         self.store.traffic.written(writes, writes.values())
-        if stretch.late.size_bytes > WAITING_BYTES or len(stretch.late) > WAITING_KEYS:
+        if stretch.late.size_bytes > self._limits.waiting_bytes or len(stretch.late) > self._limits.waiting_keys:
             with suppress(StoreUnavailable):  # the commit itself is done
                 await self._store(journal, stretch)
 
@@ -181,7 +173,7 @@ class OrderedMap:
 
     async def _copy(self, journal: Journal, other: OrderedMap, others: Journal) -> None:
         newest = await other._agree(others)
-        if newest is not None and others.waiting_bytes > PASSED_BYTES:
+        if newest is not None and others.waiting_bytes > self._limits.passed_bytes:
             await other._store(others, newest)
         try:
             if others.stretch is not None:  # the numbers of generations go on
@@ -221,7 +213,7 @@ class OrderedMap:
         stored = await self._ocdbt.generation(manifest)  # what changes nothing makes no generation of OCDBT
         # A map that has none yet gets a journal now: to look at its end is cheaper than to look at the manifest.
         generation = newest.newest + (writes is not None)
-        await journal.mark(generation, stored, anew=journal.size_bytes > FILE_BYTES)
+        await journal.mark(generation, stored, anew=journal.size_bytes > self._limits.file_bytes)
 
     async def _check(self, view: View, unchanged: Mapping[bytes, bytes | None]) -> None:
         values = await view.get_many(unchanged)

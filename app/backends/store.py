@@ -11,13 +11,14 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 from urllib.parse import parse_qs, urlsplit
 
 import tensorstore as ts
 
 from app.backends import files, locks
+from app.backends.limits import JournalLimits
 from app.backends.traffic import Traffic
 from app.core.errors import Conflict, DvidError, Invalid, StoreUnavailable
 
@@ -43,7 +44,7 @@ class StoreOptions:
     """How the process uses its stores; the same for all of them.
 
     `durability` is `power` (fsync before an answer; only `file://` has the choice) or `process` (survives the end of
-    the process, not of the machine). Seconds and bytes as named.
+    the process, not of the machine). `journal` concerns only `file://` too. Seconds and bytes as named.
     """
 
     durability: str = "power"
@@ -51,6 +52,7 @@ class StoreOptions:
     timeout_seconds: float = 10.0
     max_staleness_seconds: float = 1.0
     retries: int = 4
+    journal: JournalLimits = field(default_factory=JournalLimits)
 
 
 def classify(error: Exception) -> DvidError:

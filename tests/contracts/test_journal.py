@@ -12,12 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.backends import journal, ordered_map
+from app.backends import journal
 from app.backends.journal import Journal, Stretch
 from app.backends.ordered_map import OrderedMap
-from app.backends.store import Store, StoreOptions
+from app.backends.store import Store
 from app.backends.view import View
 from app.core.errors import Conflict, StoreUnavailable
+from tests import journals
 
 FIRST, LAST = b"", b"\xff" * 64
 FOLDER = "d/t/a/"
@@ -25,12 +26,11 @@ FOLDER = "d/t/a/"
 
 @pytest.fixture(params=["looked at", "mapped"], autouse=True)
 def often(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "mapped":
-        monkeypatch.setattr(journal, "OFTEN", 1)
+    journals.choose(monkeypatch, looks=1 if request.param == "mapped" else 16)
 
 
 def opened(folder: Path, durability: str = "process", name: str = "a") -> OrderedMap:
-    return OrderedMap(Store(str(folder), StoreOptions(durability=durability)), "d/", f"d/t/{name}/")
+    return OrderedMap(Store(str(folder), journals.store_options(durability=durability)), "d/", f"d/t/{name}/")
 
 
 async def newest(found: OrderedMap) -> View:
@@ -109,6 +109,7 @@ async def test_stopped_between_storing_and_marking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_last: bool
 ) -> None:
     """The commit may count or not, for nobody knows its answer; it counts wholly, and for everybody, from then on."""
+    journals.choose(monkeypatch, passed_bytes=0)
     here, reader = opened(tmp_path), opened(tmp_path)
     await here.create_empty()
     await here.commit({b"a": b"1"}, unchanged={})
@@ -117,9 +118,8 @@ async def test_stopped_between_storing_and_marking(
     async def stopped(*_: object, **__: object) -> None:
         raise StoreUnavailable("stopped")
 
-    large = b"x" * (ordered_map.ENTRY_BYTES + 1)
+    large = b"x" * (journals.chosen().entry_bytes + 1)
     with monkeypatch.context() as broken:
-        broken.setattr(ordered_map, "PASSED_BYTES", 0)
         broken.setattr(Journal, "mark", stopped)
         with pytest.raises(StoreUnavailable):
             await here.commit({b"a": b"2", b"b": b"" if is_last else large}, unchanged={}, is_last=is_last)
@@ -186,7 +186,7 @@ async def test_who_has_a_journal_mapped_is_told_of_a_commit_that_was_stored_but_
     with monkeypatch.context() as broken:
         broken.setattr(Journal, "mark", stopped)
         with pytest.raises(StoreUnavailable):
-            await here.commit({b"a": b"2", b"b": b"x" * (ordered_map.ENTRY_BYTES + 1)}, unchanged={})
+            await here.commit({b"a": b"2", b"b": b"x" * (journals.chosen().entry_bytes + 1)}, unchanged={})
     assert not seen.is_settled
     with pytest.raises(Conflict):
         await there.commit({b"a": b"3"}, unchanged={b"a": b"1"})
@@ -211,7 +211,7 @@ async def test_a_journal_of_another_release_is_refused(tmp_path: Path) -> None:
 async def test_a_large_commit_begins_a_journal_and_one_that_changes_nothing_stays_readable(tmp_path: Path) -> None:
     here = opened(tmp_path)
     await here.create_empty()
-    large = b"x" * (ordered_map.ENTRY_BYTES + 1)
+    large = b"x" * (journals.chosen().entry_bytes + 1)
     await here.commit({b"large": large}, unchanged={})
     assert (tmp_path / FOLDER / "journal").exists()
     before = (await newest(here)).generation
@@ -243,8 +243,7 @@ async def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_what_was_written_is_known_across_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ordered_map, "WAITING_KEYS", 3)
-    monkeypatch.setattr(ordered_map, "FILE_BYTES", 200)
+    journals.choose(monkeypatch, waiting_keys=3, file_bytes=200)
     writer, reader = opened(tmp_path), opened(tmp_path)
     await writer.create_empty()
     await writer.commit({b"n": b"0"}, unchanged={})
@@ -302,10 +301,7 @@ async def test_every_generation_of_a_map_and_of_its_copy_is_there(
     """Two processes write by turns, in journals so small that all seams are met; now and then a copy goes on."""
     folder = tmp_path_factory.mktemp("journal")
     with pytest.MonkeyPatch.context() as small:
-        small.setattr(ordered_map, "ENTRY_BYTES", 1000)
-        small.setattr(ordered_map, "WAITING_KEYS", 4)
-        small.setattr(ordered_map, "FILE_BYTES", 600)
-        small.setattr(ordered_map, "PASSED_BYTES", 250)
+        journals.choose(small, entry_bytes=1000, waiting_keys=4, file_bytes=600, passed_bytes=250)
         pods = [opened(folder), opened(folder)]
         await pods[0].create_empty()
         view = await newest(pods[1])
@@ -360,7 +356,7 @@ async def test_a_copy_begins_with_what_waits_in_the_other(tmp_path: Path, durabi
     for number, child in enumerate(children):
         await child.commit({b"a": b"child%d" % number}, unchanged={b"a": b"1", b"b": b"1"})
     await here.commit({b"b": b"2"}, unchanged={b"a": b"1"})
-    await here.commit({b"c": b"x" * ordered_map.ENTRY_BYTES}, unchanged={})  # is stored, with what waited
+    await here.commit({b"c": b"x" * journals.chosen().entry_bytes}, unchanged={})  # is stored, with what waited
     for number in range(3):
         path = tmp_path / f"d/t/child{number}/manifest.ocdbt"
         assert path.read_bytes() == manifest
@@ -372,7 +368,7 @@ async def test_a_copy_begins_with_what_waits_in_the_other(tmp_path: Path, durabi
                 b"b": b"1",
             }
             assert (await newest(child)).generation == (await newest(here)).generation - 1
-        await elsewhere.commit({b"c": b"y" * ordered_map.ENTRY_BYTES}, unchanged={})
+        await elsewhere.commit({b"c": b"y" * journals.chosen().entry_bytes}, unchanged={})
         assert path.read_bytes() != manifest
         assert await (await newest(children[number])).get(b"b") == b"1"
     assert await (await newest(opened(tmp_path))).get(b"a") == b"1"
@@ -381,7 +377,7 @@ async def test_a_copy_begins_with_what_waits_in_the_other(tmp_path: Path, durabi
 @pytest.mark.parametrize("passed", [0, 2000])
 async def test_a_long_chain_of_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passed: int) -> None:
     """Opening one reads one file that is no longer than what may be passed on, and every generation is there."""
-    monkeypatch.setattr(ordered_map, "PASSED_BYTES", passed)
+    journals.choose(monkeypatch, passed_bytes=passed)
     count, parent = 1100 if passed else 300, opened(tmp_path, name="0")
     await parent.create_empty()
     for number in range(1, count):
@@ -453,9 +449,9 @@ async def test_a_manifest_is_whole_after_a_kill_as_the_one_before_was_written(tm
     found = opened(tmp_path)
     await found.create_empty()
     (tmp_path / FOLDER / "manifest.ocdbt.__lock").write_bytes(b"half of a longer manifest" * 100)
-    await found.commit({b"large": b"x" * (ordered_map.ENTRY_BYTES + 1)}, unchanged={})
+    await found.commit({b"large": b"x" * (journals.chosen().entry_bytes + 1)}, unchanged={})
     again = opened(tmp_path)
-    assert len((await contents(await newest(again)))[b"large"]) == ordered_map.ENTRY_BYTES + 1
+    assert len((await contents(await newest(again)))[b"large"]) == journals.chosen().entry_bytes + 1
     await again.commit({b"small": b"y"}, unchanged={})
     assert (await contents(await newest(opened(tmp_path))))[b"small"] == b"y"
 
@@ -464,8 +460,8 @@ async def test_a_manifest_is_whole_after_a_kill_as_the_one_before_was_written(tm
 async def test_an_earlier_generation_as_another_process_begins_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(ordered_map, "FILE_BYTES", 150)
-    large = b"x" * (ordered_map.ENTRY_BYTES + 1)
+    journals.choose(monkeypatch, file_bytes=150)
+    large = b"x" * (journals.chosen().entry_bytes + 1)
 
     async def files(writer: OrderedMap, number: int) -> None:
         for _ in range(number):

@@ -13,9 +13,10 @@ import pytest
 from app.backends.bucket_catalog import BucketCatalog
 from app.backends.catalog import Catalog, Change
 from app.backends.firestore_catalog import FirestoreCatalog
-from app.backends.store import Store, StoreOptions
+from app.backends.store import Store
 from app.core.errors import StoreUnavailable
 from app.versioning.leases import Counter
+from tests.journals import store_options
 
 
 async def test_numbers_are_consecutive_in_one_process(catalog: Catalog) -> None:
@@ -74,7 +75,7 @@ def take_in_a_process(place: str, root: str, answers: multiprocessing.Queue[list
         if root:
             catalog: Catalog = FirestoreCatalog("demo-p", root=root)
         else:
-            catalog = BucketCatalog(Store(place, StoreOptions(durability="process")))
+            catalog = BucketCatalog(Store(place, store_options(durability="process")))
         counter = Counter(catalog, "c", first=1, stride=3)
         taken = [await counter.take() for _ in range(30)]
         await catalog.close()

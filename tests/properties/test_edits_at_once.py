@@ -25,7 +25,7 @@ from app.formats import sparse_volumes
 from app.settings import Settings
 from app.versioning import blobs
 from tests.api.conftest import make_instance
-from tests.conftest import OPTIONS, url_of
+from tests.conftest import options, url_of
 from tests.properties.label_model import U64, Model, mask_of
 from tests.running import ADMIN, Server, start
 
@@ -230,7 +230,7 @@ async def replayed(store: str, log: list[dict[str, Any]]) -> tuple[Model, list[s
             model.renumber(record["OrigLabel"], record["NewLabel"], "")
         else:
             assert action == "split-supervoxel"
-            runs = np.frombuffer(await blobs.get(Store(store, OPTIONS), record["Split"]), "<i4").reshape(-1, 4)
+            runs = np.frombuffer(await blobs.get(Store(store, options()), record["Split"]), "<i4").reshape(-1, 4)
             inside = mask_of(runs, SHAPE)
             assert (model.voxels[inside] == record["Supervoxel"]).all()
             parts = record["SplitSupervoxel"], record["RemainSupervoxel"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
-import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ from app.datatypes.labelmap.checks.verify import Silent, verify
 from app.formats.dvid_pb2 import LabelIndex
 from app.routes.service import Service
 from app.settings import Settings
+from tests.journals import a_folder_or_memory
 from tests.properties.label_model import BLOCK, Model, halved, mask_of, runs_of
 
 SIDE = 3 * BLOCK
@@ -57,7 +58,9 @@ class Labels(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.service: Service = build(Settings(store=f"memory://{uuid.uuid4().hex}", admin_token=ADMIN))
+        self.stack = ExitStack()
+        store = self.stack.enter_context(a_folder_or_memory())
+        self.service: Service = build(Settings(store=store, durability="process", admin_token=ADMIN))
         self.runner.run(self.service.startup())
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self.service), base_url="http://test")
         self.versions: list[Version] = []
@@ -74,6 +77,7 @@ class Labels(RuleBasedStateMachine):
         self.runner.run(self.client.aclose())
         self.runner.run(self.service.shutdown())
         self.runner.close()
+        self.stack.close()
 
     async def verified(self, version: Version) -> Report:
         """What `dvid-cloud verify` says of a version."""

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from app.backends.bucket_catalog import BucketCatalog
-from app.backends.store import Store, StoreOptions
+from app.backends.store import Store
 from app.core.errors import NotAllowed
 from app.datatypes import keyvalue
 from app.datatypes import values as values_
@@ -23,6 +24,7 @@ from app.versioning import log
 from app.versioning.datastore import Data, Datastore
 from app.versioning.graph import Instance
 from app.versioning.merge import Merge, merge_versions
+from tests.journals import a_folder_or_memory, store_options
 
 Contents = dict[str, object]
 
@@ -110,8 +112,10 @@ class Machine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
 
     async def open(self) -> None:
-        store = Store(f"memory://{uuid.uuid4().hex}", StoreOptions())
-        self.datastore = Datastore(store, BucketCatalog(store), StoreOptions())
+        self.stack = ExitStack()
+        options = store_options(durability="process")
+        store = Store(self.stack.enter_context(a_folder_or_memory()), options)
+        self.datastore = Datastore(store, BucketCatalog(store), options)
         repo = await self.datastore.repos.create("r", "")
         self.root = repo.root
         self.instance = uuid.uuid4().hex
@@ -205,13 +209,15 @@ class Machine(RuleBasedStateMachine):
 
     async def again(self) -> None:
         await self.datastore.close()
-        store = Store(self.datastore.store.url, StoreOptions())
+        options = self.datastore.store.options
+        store = Store(self.datastore.store.url, options)
         store.context = self.datastore.store.context  # memory belongs to its context
-        self.datastore = Datastore(store, BucketCatalog(store), StoreOptions())
+        self.datastore = Datastore(store, BucketCatalog(store), options)
 
     def teardown(self) -> None:
         self.runner.run(self.datastore.close())
         self.runner.close()
+        self.stack.close()
 
 
 def run(examples: int, steps: int) -> None:

@@ -29,6 +29,7 @@ from app.versioning.line import Line
 from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Snapshot
 from app.versioning.trees import Trees
+from tests.journals import store_options
 
 FOLDER = "repos/r/d/"
 FIRST, LAST = b"k/", b"k0"
@@ -128,7 +129,8 @@ class Machine(RuleBasedStateMachine):
     def pod(self) -> Pod:
         if self.kind == "memory":
             return Pod(self.memory, self.cache_bytes)
-        return Pod(Store(self.folder.name, StoreOptions(durability="process", cache_bytes=1 << 20)), self.cache_bytes)
+        options = store_options(durability="process", cache_bytes=1 << 20)
+        return Pod(Store(self.folder.name, options), self.cache_bytes)
 
     def teardown(self) -> None:
         if hasattr(self, "runner"):

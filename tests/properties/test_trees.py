@@ -25,7 +25,7 @@ from app.versioning.line import Line
 from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Snapshot
 from app.versioning.trees import Trees
-from tests.conftest import OPTIONS
+from tests.conftest import options
 
 FOLDER = "repos/r/d/"
 ROOT = Line(("root",), False)
@@ -342,7 +342,7 @@ async def test_deep_histories_are_searched(store: Store) -> None:
 
 async def test_a_history_of_many_versions_with_little_in_each(tmp_path: Path) -> None:
     """It is stored now and then, not once for each version; other pods find all versions and generations."""
-    store = Store(str(tmp_path), OPTIONS)
+    store = Store(str(tmp_path), options())
     here, there = pod(store), pod(store)
     versions, generations = ["root"], []
     for number in range(150):
@@ -497,12 +497,12 @@ async def test_a_pod_that_slept_through_many_generations_loses(
     from tests.fakes import faults
     from tests.fakes.faults import Fault
 
-    url, options = f"gs://dvid/{uuid.uuid4().hex}", replace(OPTIONS, timeout_seconds=20.0)
-    fast = OrderedMap(Store(url, options), "d/", "d/t/")
+    url, patient = f"gs://dvid/{uuid.uuid4().hex}", replace(options(), timeout_seconds=20.0)
+    fast = OrderedMap(Store(url, patient), "d/", "d/t/")
     await fast.commit({b"x": b"0"}, unchanged={})
     with faults.proxy(gcs_server) as proxy:
         monkeypatch.setenv("TENSORSTORE_GCS_HTTP_URL", proxy.url)
-        slow = OrderedMap(Store(url, options), "d/", "d/t/")
+        slow = OrderedMap(Store(url, patient), "d/", "d/t/")
         await slow.commit({b"x": b"1"}, unchanged={b"x": b"0"})
         proxy.only = lambda method, target: method == "POST" and "manifest." in target
         proxy.delay_seconds = (6.0, 6.0)
@@ -562,7 +562,7 @@ async def test_trees_are_forgotten_but_never_one_with_work(store: Store, monkeyp
 
 
 async def test_trees_of_an_earlier_node_size_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(f"file://{tmp_path}", OPTIONS)
+    store = Store(f"file://{tmp_path}", options())
     with monkeypatch.context() as earlier:
         earlier.setattr("app.backends.ocdbt.LOCAL_NODE_BYTES", 128 << 10)
         await put(pod(store), b"a", b"1")
@@ -576,7 +576,7 @@ async def test_trees_of_an_earlier_node_size_go_on(tmp_path: Path, monkeypatch: 
 async def test_a_process_with_much_to_commit_leaves_others_their_turn(tmp_path: Path) -> None:
     """Two pods on one folder, each with writers that never pause: both go on, and nothing is lost."""
     url = f"file://{tmp_path}"
-    pods = [pod(Store(url, OPTIONS)) for _ in range(2)]
+    pods = [pod(Store(url, options())) for _ in range(2)]
     done = [0, 0]
     end = asyncio.get_running_loop().time() + 1.5
 
@@ -589,5 +589,5 @@ async def test_a_process_with_much_to_commit_leaves_others_their_turn(tmp_path: 
 
     await asyncio.gather(*[writer(place, lane) for place in range(2) for lane in range(4)])
     assert min(done) * 4 > max(done)
-    snapshot = await pod(Store(url, OPTIONS)).head(FOLDER, ROOT)
+    snapshot = await pod(Store(url, options())).head(FOLDER, ROOT)
     assert len(await snapshot.keys(b"0", b"2")) == sum(done)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from app.backends.bucket_catalog import BucketCatalog
-from app.backends.store import Store, StoreOptions
+from app.backends.store import Store
 from app.core.errors import NotAllowed
 from app.datatypes import DATATYPES, keyvalue, values
 from app.datatypes.author import Author
@@ -30,8 +30,8 @@ from app.versioning.datastore import Data, Datastore
 from app.versioning.graph import Instance
 from app.versioning.merge import merge_versions
 from app.versioning.snapshot import Snapshot
+from tests.journals import store_options
 
-OPTIONS = StoreOptions(durability="process", cache_bytes=1 << 20)
 PIECE = 64
 
 pods = st.integers(0, 1)
@@ -134,8 +134,9 @@ class Machine(RuleBasedStateMachine):
         self.seen: list[tuple[str, int, Version, int]] = []
 
     def pod(self) -> Datastore:
-        store = Store(self.folder.name, OPTIONS)
-        return Datastore(store, BucketCatalog(store), OPTIONS, cache_bytes=self.cache_bytes)
+        options = store_options(durability="process", cache_bytes=1 << 20)
+        store = Store(self.folder.name, options)
+        return Datastore(store, BucketCatalog(store), options, cache_bytes=self.cache_bytes)
 
     async def found(self) -> None:
         repo = await self.pods[0].repos.create("", "")

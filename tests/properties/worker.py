@@ -12,13 +12,14 @@ import random
 import sys
 import time
 
-from app.backends.store import Store, StoreOptions
+from app.backends.store import Store
 from app.core.errors import Conflict, DvidError
 from app.versioning import log
 from app.versioning.cache import Cache
 from app.versioning.line import Line
 from app.versioning.mutations import Mutation
 from app.versioning.trees import Trees
+from tests.journals import store_options
 
 FOLDER = "repos/r/d/"
 LINE = Line(("root",), False)
@@ -34,7 +35,7 @@ async def still_open() -> bool:
 
 
 def open_trees(url: str, durability: str = "process", timeout_seconds: float = 10.0) -> Trees:
-    options = StoreOptions(
+    options = store_options(
         durability=durability, cache_bytes=32 << 20, max_staleness_seconds=0.0, timeout_seconds=timeout_seconds
     )
     return Trees(Store(url, options), Cache(8 << 20))

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.backends import ordered_map
 from app.core.errors import Invalid
 from app.datatypes.author import Author
 from app.datatypes.labelmap import edits, groups
@@ -17,6 +16,7 @@ from app.versioning.datastore import Data
 from app.versioning.log import Record
 from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Reader
+from tests.journals import choose
 from tests.unit.test_verify import filled
 
 LABELS = np.arange(10, 40)
@@ -60,7 +60,7 @@ async def check(reader: Reader, bodies: list[int], supervoxels: list[int]) -> in
 
 @pytest.mark.parametrize("waiting", [0, 40, 10_000])
 async def test_at_once_as_one_by_one(waiting: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ordered_map, "WAITING_KEYS", waiting)
+    choose(monkeypatch, waiting_keys=waiting)
     data = await filled(str(tmp_path))
     rng = np.random.default_rng(waiting)
     small = 0

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from app.backends import ocdbt, ordered_map
+from app.backends import ocdbt
 from app.datatypes.labelmap import deltas, export
+from tests import journals
 from tests.in_process import served_labels
 
 BLOCK = 16
@@ -26,7 +27,8 @@ def volume(seed: int) -> np.ndarray:
 
 
 @pytest.fixture
-async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+async def http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+    journals.choose(monkeypatch, entry_bytes=0)  # what waits in a journal is no part of the tree yet
     async with served_labels(tmp_path, BlockSize="16,16,16") as http:
         yield http
 
@@ -65,7 +67,6 @@ async def test_the_index_is_that_of_the_voxels(
 ) -> None:
     monkeypatch.setattr(export, "LEAVES", 2)
     monkeypatch.setattr(ocdbt, "LOCAL_NODE_BYTES", 2048)  # so that the small index is a tree of many nodes
-    monkeypatch.setattr(ordered_map, "ENTRY_BYTES", 0)  # what waits in a journal is no part of the tree yet
     monkeypatch.setattr(deltas, "FOLD_ROWS", 300)
     empty = await table(http, "index-arrow")
     assert (empty.num_rows, empty.column_names) == (0, ["supervoxel", "body", "x", "y", "z", "voxels"])
