@@ -13,7 +13,7 @@ SAMPLE ?=
 PORT ?=
 ARGS ?=
 
-.PHONY: help demo test lint torture bench warm browser
+.PHONY: help demo test lint torture torture-journals bench warm browser
 
 help:
 	@sed -n 's/^# \(make\)/\1/p' Makefile
@@ -31,6 +31,9 @@ lint: $(READY_FOR_TEST)
 
 torture: warm
 	@$(BIN)/python -m pytest -m torture
+
+torture-journals: warm
+	@$(BIN)/python -m pytest -m torture --journals small
 
 bench: warm
 	@set -e; folder=$$(mktemp -d); \

@@ -20,12 +20,13 @@ from google.cloud import firestore
 from app.backends.bucket_catalog import BucketCatalog
 from app.backends.catalog import Catalog
 from app.backends.store import Store, StoreOptions
-from tests import journals as limits
+from tests import journals
 from tests.fakes import servers
 
 BUCKET = "dvid"
-STORES = ("memory", "file", "gcs", "s3")
-CATALOGS = ("memory", "file", "gcs", "firestore", "google")
+#: `small` is a folder with small journals.
+STORES = ("memory", "file", "small", "gcs", "s3")
+CATALOGS = ("memory", "file", "small", "gcs", "firestore", "google")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,24 +39,19 @@ def pytest_configure(config: pytest.Config) -> None:
     environment = pytest.MonkeyPatch()
     config.add_cleanup(environment.undo)
     if config.getoption("journals") == "small":
-        limits.choose_small(environment)
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "journals" in metafunc.fixturenames:
-        is_small = metafunc.config.getoption("journals") == "small"
-        metafunc.parametrize("journals", ["small"] if is_small else ["ordinary", "small"], indirect=True)
+        journals.choose_small(environment)
 
 
 @pytest.fixture
-def journals(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ordinary journals, and once more small ones; servers that are started meanwhile have them too."""
-    if request.param == "small":
-        limits.choose_small(monkeypatch)
+def small_journals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small journals for what is opened, and for servers that are started, from now on."""
+    if journals.are_small():
+        pytest.skip("journals are small already")
+    journals.choose_small(monkeypatch)
 
 
 def options() -> StoreOptions:
-    return limits.store_options(durability="process", cache_bytes=64 << 20, max_staleness_seconds=0.0)
+    return journals.store_options(durability="process", cache_bytes=64 << 20, max_staleness_seconds=0.0)
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +104,9 @@ def url_of(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
     name = uuid.uuid4().hex
     if kind == "memory":
         return f"memory://{name}"
-    if kind == "file":
+    if kind == "small":
+        request.getfixturevalue("small_journals")
+    if kind in ("file", "small"):
         return f"file://{folder}/{name}"
     if kind == "gcs":
         request.getfixturevalue("gcs_server")

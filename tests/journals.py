@@ -1,7 +1,7 @@
 """How much waits in journals while a test runs: what the environment says, to servers as well as to stores of a test.
 
 Journals are stored, and their files followed by others, only when much waits. With small ones tests of an ordinary size
-get there: `pytest --journals small` gives them to all tests, the fixture `journals` to those that name it.
+get there: `pytest --journals small` gives them to all tests, the store `small` to those for every kind of store.
 """
 
 from __future__ import annotations
@@ -41,9 +41,14 @@ def choose_small(monkeypatch: pytest.MonkeyPatch) -> None:
     choose(monkeypatch, **asdict(SMALL))
 
 
+def are_small() -> bool:
+    """Whether the small ones were chosen."""
+    return chosen() == SMALL
+
+
 def a_folder_or_memory() -> AbstractContextManager[str]:
     """The URL of an empty store: in memory, where there are no journals, unless they are to be small."""
-    if chosen() == SMALL:
+    if are_small():
         return TemporaryDirectory(prefix="dvid-test-")
     return nullcontext(f"memory://{uuid.uuid4().hex}")
 

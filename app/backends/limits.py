@@ -9,10 +9,10 @@ from dataclasses import dataclass
 class JournalLimits:
     """Bytes and numbers from which on something else is done; `ValueError` if one is negative. See decision 16.
 
-    A commit of more than `entry_bytes` is stored at once. So are those that wait once they have more than `waiting_bytes`
-    or `waiting_keys`; in a journal that is not likely to be written again, than `passed_bytes`, with which a copy of
-    the map may begin. A file of more than `file_bytes` gets a successor when what it holds has been stored. One that
-    was found unchanged for `looks` times is mapped (0: none is): it pays for those of which there are many requests.
+    A commit of more than `entry_bytes` is stored at once. So are those that wait once they have more than
+    `waiting_bytes` or `waiting_keys`; in a journal that is not likely to be written again, than `passed_bytes`, with
+    which a copy of the map may begin. A file of more than `file_bytes` gets a successor when what it holds has been
+    stored. One that was found unchanged `looks` times (0: none) is mapped: it pays for those of many requests.
     """
 
     entry_bytes: int = 64 << 10

@@ -10,7 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import journals
 from tests.api.conftest import make_instance
+from tests.conftest import url_of
 from tests.running import ADMIN, running, start
 
 
@@ -134,3 +136,15 @@ def test_a_dead_store_is_an_answer_within_seconds(tmp_path: Path) -> None:
     environment = {"TENSORSTORE_GCS_HTTP_URL": "http://127.0.0.1:9", "GOOGLE_AUTH_TOKEN_FOR_TESTING": "x"}
     with pytest.raises(RuntimeError, match="ended with status"):
         start("gs://nowhere/x", environment=environment)
+
+
+@pytest.mark.parametrize("kind", ["file", "small"])
+def test_workers_keep_journals_as_the_settings_say(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    with running(url_of(kind, request, tmp_path), workers=2) as server, httpx.Client(base_url=server.url) as client:
+        root = make_repo(server.url)
+        make_instance(client, root, "keyvalue", "kv")
+        for number in range(40):
+            client.post(f"/api/node/{root}/kv/key/{number}", content=os.urandom(3000)).raise_for_status()
+        assert len(client.get(f"/api/node/{root}/kv/keys").json()) == 40
+    earlier = [*tmp_path.rglob("journal.*")]
+    assert bool(earlier) == journals.are_small()

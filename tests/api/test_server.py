@@ -11,6 +11,8 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
+from app.backends.limits import JournalLimits
+from app.bootstrap import store_options
 from app.core.errors import Busy, Invalid
 from app.routes import blocklist, watched
 from app.routes.blocklist import BlockList, source_address
@@ -233,6 +235,17 @@ def test_read_only_and_full_write_servers(tmp_path: Path) -> None:
         assert client.get("/api/server/info").json()["Mode"] == "allow writes on committed nodes"
         assert client.post(key, content=b"4").status_code == 200
         assert client.get(key).content == b"4"
+
+
+def test_limits_of_journals_are_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.toml").write_text("[journal]\nwaiting_bytes = 1000\nlooks = 3\n")
+    monkeypatch.setenv("DVID_CONFIG", str(tmp_path / "config.toml"))
+    monkeypatch.setenv("DVID_JOURNAL", '{"looks": 4}')
+    settings = Settings()
+    assert settings.journal == JournalLimits(waiting_bytes=1000, looks=4)
+    assert store_options(settings).journal == settings.journal
+    with pytest.raises(ValidationError, match="waiting_keys is negative"):
+        Settings(journal={"waiting_keys": -1})  # type: ignore[arg-type]
 
 
 def test_a_server_cannot_be_read_only_and_full_write() -> None:

@@ -316,8 +316,9 @@ def test_edits_through_several_servers_on_a_bucket(request: pytest.FixtureReques
     run(url_of("gcs", request, tmp_path), servers=2, clients=2, count=5)
 
 
-def test_edits_while_a_server_is_killed(tmp_path: Path) -> None:
-    run(str(tmp_path / uuid.uuid4().hex), servers=2, clients=2, count=8, kills=1)
+@pytest.mark.parametrize("kind", ["file", "small"])
+def test_edits_while_a_server_is_killed(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    run(url_of(kind, request, tmp_path), servers=2, clients=2, count=8, kills=1)
 
 
 @pytest.mark.torture

@@ -71,10 +71,12 @@ async def histories(url: str, durability: str, acknowledged: list[tuple[int, int
             )
 
 
-@pytest.mark.parametrize("durability", ["power", "process"])
-def test_killed_processes_leave_whole_versions(durability: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "durability"), [("file", "power"), ("file", "process"), ("small", "process")])
+def test_killed_processes_leave_whole_versions(
+    kind: str, durability: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """Versions begin with what waits in their parents' journals; two processes branch off the same root."""
-    url, acknowledged = f"file://{tmp_path}/store", list[tuple[int, int, int]]()
+    url, acknowledged = url_of(kind, request, tmp_path), list[tuple[int, int, int]]()
     asyncio.run(_begin(url, durability))
     for number in range(2):
         with pods(url, [("chain", 3), ("chain", 3)], durability, first=2 * number) as children:
@@ -93,7 +95,9 @@ async def _begin(url: str, durability: str) -> None:
     await worker.mutate(worker.open_trees(url, durability), worker.increment)
 
 
-@pytest.mark.parametrize(("kind", "durability"), [("file", "power"), ("file", "process"), ("gcs", "process")])
+@pytest.mark.parametrize(
+    ("kind", "durability"), [("file", "power"), ("file", "process"), ("small", "process"), ("gcs", "process")]
+)
 def test_a_killed_process_leaves_whole_mutations(
     kind: str, durability: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -340,9 +340,14 @@ def run(kind: str, examples: int, steps: int) -> None:
     )
 
 
-@pytest.mark.parametrize(("kind", "examples"), [("memory", 40), ("file", 40)])
-def test_trees_are_dictionaries(kind: str, examples: int) -> None:
-    run(kind, examples, 25)
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_trees_are_dictionaries(kind: str) -> None:
+    run(kind, 40, 25)
+
+
+@pytest.mark.usefixtures("small_journals")
+def test_trees_with_small_journals_are_dictionaries() -> None:
+    run("file", 40, 25)
 
 
 @pytest.mark.torture

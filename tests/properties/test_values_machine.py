@@ -416,6 +416,11 @@ def test_values_and_annotations_are_dictionaries() -> None:
     run(40, 25)
 
 
+@pytest.mark.usefixtures("small_journals")
+def test_values_and_annotations_with_small_journals_are_dictionaries() -> None:
+    run(40, 25)
+
+
 @pytest.mark.torture
 def test_values_and_annotations_are_dictionaries_for_long() -> None:
     run(1500, 60)
