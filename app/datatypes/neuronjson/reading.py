@@ -198,7 +198,7 @@ def _take_later(latest: dict[str, str], name: str, time: str) -> None:
         latest[name] = time
 
 
-@lru_cache(1024)
+@lru_cache(256)
 def view_of(show: str, names: str) -> View:
     """The view that a request asks for; an unknown `show` shows no companions."""
     shown = next((each for each in Show if each.value == show), Show.NONE)
