@@ -3,19 +3,11 @@
     {manifest's folder}/journal                 the newest file
     {manifest's folder}/journal.{start:016x}    files before it, by the generation at which each begins
 
-A file is `MAGIC`, the place where its last whole entry ends (u64, in the machine's order of bytes), and entries. The
-place is 0 while somebody changes the journal or what it stands on, and for ever in a file that has a successor: who
-looks often has it mapped, and looks at the file only when the place is not the one read to.
+What is in them is told in `journal_entries`. Who looks often has the place where the last whole entry ends mapped, and
+looks at the file only when that is not where it has read to.
 
-An entry is its length (u32) and CRC-32 (u32) and then, over which both are taken, a generation (u64), a kind (u8) and
-
-- of a mark (0): the generation of OCDBT (u64) that holds exactly this one, and in a map that began as a copy the folder
-  of a manifest whose journals know the generations before; what waited in the other map's journal follows;
-- of a commit (1), for each key: its length (u32), the length of its value plus one (u32; 0: removed), both.
-
-All of this is little-endian. Every file begins with a mark. Who appends holds the map's lock; an entry that was cut
-short is no entry, and the next one takes its place. Files with earlier generations are kept: they are the way back in
-time.
+Who appends holds the map's lock; where an entry was cut short, the next one takes its place. Files with earlier
+generations are kept: they are the way back in time.
 """
 
 from __future__ import annotations
@@ -23,47 +15,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import struct
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from app.backends import files, shared_number
+from app.backends.journal_entries import BEGINNING, MAGIC, Stretch, begun, marked, origin_of, parse, start_of
 from app.backends.shared_number import SharedNumber
 from app.backends.store import Store
-from app.backends.view import Late
 from app.core.errors import StoreUnavailable
 
 NAME = "journal"
-MAGIC = b"DVIDjnl2"
-#: Where the first entry begins.
-BEGINNING = len(MAGIC) + shared_number.SIZE_BYTES
-_FRAME = struct.Struct("<II")
-_HEAD = struct.Struct("<QB")
-_MARK = struct.Struct("<QBQ")
-_PAIR = struct.Struct("<II")
-_IS_MARK, _IS_COMMIT = 0, 1
-
-
-@dataclass
-class Stretch:
-    """A generation that OCDBT has stored under a generation of its own, and what came after it."""
-
-    start: int
-    stored: int
-    newest: int
-    late: Late
-    origin: str = ""
-    #: Where its commits begin in its file.
-    place: int = 0
-
-    @staticmethod
-    def after(before: Stretch | None, start: int, stored: int, origin: str = "", place: int = 0) -> Stretch:
-        """One that begins, after another or as the first; `origin` is the folder of the map that was copied."""
-        is_next = before is not None and before.newest == start  # a generation that was not is not known key by key
-        late = Late(start, before.late if before is not None and is_next else None)
-        return Stretch(start, stored, start, late, origin, place)
+#: A file's first mark lies in so much of it, as no path is longer than 4 KiB.
+FIRST_BYTES = 8 << 10
 
 
 class Journal:
@@ -131,14 +95,14 @@ class Journal:
             file.seek(known)
             data = file.read()
         if known:
-            stretches, end = _parse(data, self.stretch, 0, skipped=known)
+            stretches, end = parse(data, self.stretch, 0, skipped=known)
         else:
             before = self._rest()
-            stretches, end = _parse(data, before, is_newest_enough=before is None)
+            stretches, end = parse(data, before, is_newest_enough=before is None)
             if end <= BEGINNING or not os.path.exists(self._manifest):  # it has been cut short as it began
                 self.forget()
                 return
-            self._start = _HEAD.unpack_from(data, BEGINNING + _FRAME.size)[0]
+            self._start = start_of(data)
             self._is_another()
         self._inode, self._end, self.stretch = inode, known + end, stretches[-1]
 
@@ -157,12 +121,12 @@ class Journal:
         with suppress(FileNotFoundError), open(f"{self._path}.{self._start:016x}", "rb") as file:
             if os.fstat(file.fileno()).st_ino == self._inode:
                 file.seek(self._end)
-                return _parse(file.read(), self.stretch, 0)[0][-1]
+                return parse(file.read(), self.stretch, 0)[0][-1]
         return None
 
     async def mark(self, generation: int, stored: int, *, anew: bool = False, origin: str = "") -> Stretch:
         """Note that OCDBT has stored a generation; `anew`: in a new file."""
-        entry = _marked(generation, stored, origin)
+        entry = marked(generation, stored, origin)
         with self._changing():
             await (self._begin(entry) if anew or self.stretch is None else self._append(entry))
         self.stretch = Stretch.after(self.stretch, generation, stored, origin, self._end)
@@ -177,7 +141,7 @@ class Journal:
         # All that the other has since its mark is here too, so if it began with that mark itself, what is older is
         # where it came from: histories are as long as things were stored, not as versions were made.
         origin = newest.origin or folder
-        mark = _marked(newest.start, newest.stored, origin)
+        mark = marked(newest.start, newest.stored, origin)
         with self._changing():
             await self._begin(mark + other.waiting())
         self.stretch = replace(newest, late=newest.late.copy(), origin=origin, place=BEGINNING + len(mark))
@@ -248,7 +212,7 @@ class Journal:
             os.makedirs(self._folder, exist_ok=True)
             file = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
             try:
-                _write(file, MAGIC + shared_number.encode(end) + entries, 0)
+                _write(file, begun(entries), 0)
                 if self._is_synced:
                     await asyncio.to_thread(os.fdatasync, file)
                 inode = os.fstat(file).st_ino
@@ -287,12 +251,11 @@ class Journal:
             first = min(names)
             try:
                 with open(self._folder + names[first], "rb") as file:
-                    length, _ = _FRAME.unpack_from(file.read(BEGINNING + _FRAME.size), BEGINNING)
-                    mark = file.read(length)
+                    data = file.read(FIRST_BYTES)
             except OSError as error:
                 raise StoreUnavailable(f"{self._folder}{NAME}: {error.strerror}") from error
-            if _HEAD.unpack_from(mark)[0] == first:
-                return mark[_MARK.size :].decode()
+            if start_of(data) == first:
+                return origin_of(data)
             self.look()  # the newest file has got a successor
         return ""
 
@@ -314,29 +277,10 @@ class Journal:
                 status = os.fstat(file.fileno())
                 which = name, status.st_ino, status.st_size
                 if self._past is None or self._past[0] != which:
-                    self._past = which, _parse(file.read(), None)[0]
+                    self._past = which, parse(file.read(), None)[0]
         except OSError as error:
             raise StoreUnavailable(f"{self._folder}{name}: {error.strerror}") from error
         return self._past[1]
-
-
-def encode(generation: int, writes: Mapping[bytes, bytes | None]) -> bytes:
-    """The entry of a commit."""
-    parts = [_HEAD.pack(generation, _IS_COMMIT)]
-    for key, value in writes.items():
-        if value is None:
-            parts += (_PAIR.pack(len(key), 0), key)
-        else:
-            parts += (_PAIR.pack(len(key), len(value) + 1), key, value)
-    return _entry(b"".join(parts))
-
-
-def _marked(generation: int, stored: int, origin: str) -> bytes:
-    return _entry(_MARK.pack(generation, _IS_MARK, stored) + origin.encode())
-
-
-def _entry(payload: bytes) -> bytes:
-    return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
 
 
 def _tell(file: int, end: int) -> None:
@@ -351,62 +295,3 @@ def _write(file: int, data: bytes, at: int) -> None:
     if os.pwrite(file, data, at) < len(data):
         os.ftruncate(file, at)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _parse(
-    data: bytes,
-    stretch: Stretch | None,
-    place: int = BEGINNING,
-    *,
-    skipped: int = 0,
-    is_newest_enough: bool = False,
-) -> tuple[list[Stretch], int]:
-    """The stretches of a file, or from a place on what follows after a known one, and where the last whole entry ends.
-
-    `skipped` bytes of the file come before the data. If `is_newest_enough`, those before the newest are left out.
-    """
-    if place and data[: len(MAGIC)] != MAGIC:
-        if len(data) >= len(MAGIC):
-            raise StoreUnavailable("a journal is damaged, or of another release")
-        return [], 0
-    found = [] if stretch is None else [stretch]
-    commits = list[tuple[int, bytes]]()
-    while place + _FRAME.size <= len(data):
-        length, check = _FRAME.unpack_from(data, place)
-        payload = data[place + _FRAME.size : place + _FRAME.size + length]
-        if len(payload) < max(length, _HEAD.size) or zlib.crc32(payload) != check:
-            break
-        generation, kind = _HEAD.unpack_from(payload)
-        if kind == _IS_MARK:
-            if is_newest_enough:
-                found.clear()
-            else:
-                _take(found, commits)
-            commits.clear()
-            stored, origin = _MARK.unpack_from(payload)[2], payload[_MARK.size :].decode()
-            end = skipped + place + _FRAME.size + length
-            found.append(Stretch.after(found[-1] if found else None, generation, stored, origin, end))
-        else:
-            commits.append((generation, payload))
-        place += _FRAME.size + length
-    _take(found, commits)
-    return found, place
-
-
-def _take(found: list[Stretch], commits: list[tuple[int, bytes]]) -> None:
-    for generation, payload in commits:
-        found[-1].late.add(generation, _pairs(payload))
-        found[-1].newest = generation
-
-
-def _pairs(payload: bytes) -> dict[bytes, bytes | None]:
-    writes: dict[bytes, bytes | None] = {}
-    place = _HEAD.size
-    while place < len(payload):
-        of_key, of_value = _PAIR.unpack_from(payload, place)
-        place += _PAIR.size
-        value_at = place + of_key
-        key = payload[place:value_at]
-        place = value_at + max(of_value - 1, 0)
-        writes[key] = payload[value_at:place] if of_value else None
-    return writes

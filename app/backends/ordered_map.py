@@ -13,7 +13,8 @@ from hashlib import blake2b
 
 import tensorstore as ts
 
-from app.backends.journal import Journal, Stretch, encode
+from app.backends.journal import Journal
+from app.backends.journal_entries import Stretch, committed
 from app.backends.ocdbt import MANIFEST, Held, Node, OcdbtMap
 from app.backends.store import Store
 from app.backends.view import Stored, View
@@ -147,7 +148,7 @@ class OrderedMap:
             await self._ocdbt.commit(writes, ranges, copies, unchanged=unchanged)
             return
         await self._check(await self._view(newest, newest.newest), unchanged)
-        entry = encode(newest.newest + 1, writes)
+        entry = committed(newest.newest + 1, writes)
         is_much = is_last and journal.waiting_bytes + len(entry) > self._limits.passed_bytes
         if ranges or copies or is_much or len(entry) > self._limits.entry_bytes:
             await self._store(journal, newest, writes, ranges, copies)

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.backends import journal
-from app.backends.journal import Journal, Stretch
+from app.backends.journal import Journal
+from app.backends.journal_entries import Stretch
 from app.backends.ordered_map import OrderedMap
 from app.backends.store import Store
 from app.backends.view import View
