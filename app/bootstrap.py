@@ -15,6 +15,7 @@ from app.routes import (
     annotation,
     annotation_plain,
     curation,
+    imagetile,
     instances,
     keyvalue,
     labelsz,
@@ -51,6 +52,7 @@ ENDPOINTS: Mapping[str, list[ModuleType]] = {
     "labelsz": [instances, labelsz],
     "roi": [instances, roi],
     "tarsupervoxels": [instances, tarsupervoxels],
+    "imagetile": [instances, imagetile],
     **{datatype.name: [instances, volumes, images, precomputed, zarr] for datatype in imageblk.DATATYPES},
 }
 

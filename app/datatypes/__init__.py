@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.datatypes import annotation, imageblk, keyvalue, labelmap, labelsz, neuronjson, roi, tarsupervoxels
+from app.datatypes import annotation, imageblk, imagetile, keyvalue, labelmap, labelsz, neuronjson, roi, tarsupervoxels
 from app.datatypes.datatype import Datatype
 from app.versioning.datastore import Data
 from app.versioning.log import Record
@@ -20,6 +20,7 @@ DATATYPES: Mapping[str, Datatype] = {
         annotation.DATATYPE,
         labelsz.DATATYPE,
         tarsupervoxels.DATATYPE,
+        imagetile.DATATYPE,
         *imageblk.DATATYPES,
     ]
 }

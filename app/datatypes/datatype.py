@@ -90,6 +90,8 @@ class Datatype:
     version: str = "0.1"
     url: str = ""
     compression: str = "lz4"
+    #: The compression of a new instance, given its configuration and the datatype's own.
+    compressed_as: Callable[[Config, str], str] = Config.compression
     settings: Callable[[Config], dict[str, Any]] = lambda config: {}
     prepared: Callable[[dict[str, Any], Datastore, bool], Awaitable[dict[str, Any]]] = _as_given
     extended: Callable[[Data, Snapshot], Awaitable[dict[str, Any] | None]] = _nothing

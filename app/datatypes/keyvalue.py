@@ -12,7 +12,6 @@ from app.datatypes.datatype import Datatype, logged, message, unsigned
 from app.datatypes.values import Large, Small
 from app.versioning.datastore import Data
 from app.versioning.log import Record
-from app.versioning.merge import Sides, by_key
 from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Snapshot
 
@@ -49,26 +48,13 @@ def _named(tree_key: bytes) -> str:
     return f'key "{tree_key[len(_PREFIX) :].decode("utf-8", "replace")}"'
 
 
-_by_key = by_key(_named, same=values.is_same)
-
-
-async def _merge(sides: Sides) -> list[str]:
-    """Bring a side of a version merge in, key by key; one set of pieces of a large value stays."""
-    conflicts = await _by_key(sides)
-    for key, clash in sides.clashes.items():
-        if key.startswith(_PREFIX):
-            found = (clash.new, sides.changes[key].new)
-            await values.keep_only(sides.target, key, [stored for stored in found if isinstance(stored, bytes)])
-    return conflicts
-
-
 DATATYPE = Datatype(
     "keyvalue",
     version="0.2",
     has_tags=True,
     messages=_messages,
     events=_events,
-    merge=_merge,
+    merge=values.merge(_PREFIX, _named),
 )
 
 

@@ -15,12 +15,13 @@ import asyncio
 import hashlib
 import struct
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from app.core.errors import DvidError, StoreUnavailable
 from app.versioning.datastore import Data
 from app.versioning.log import Record
+from app.versioning.merge import Merge, Sides, by_key
 from app.versioning.mutations import Mutation
 from app.versioning.snapshot import Snapshot
 
@@ -192,6 +193,24 @@ async def keep_only(mutation: Mutation, key: bytes, others: Iterable[bytes]) -> 
         if stored != kept and isinstance(value, Large):
             for place in value.keys:
                 mutation.delete(place)
+
+
+def merge(prefix: bytes, name: Callable[[bytes], str]) -> Merge:
+    """The version merge of values whose keys begin with a prefix, key by key; `name` says what a key is to its users.
+
+    One set of pieces of a large value stays.
+    """
+    each = by_key(name, same=is_same)
+
+    async def bring_in(sides: Sides) -> list[str]:
+        conflicts = await each(sides)
+        for key, clash in sides.clashes.items():
+            if key.startswith(prefix):
+                found = (clash.new, sides.changes[key].new)
+                await keep_only(sides.target, key, [stored for stored in found if isinstance(stored, bytes)])
+        return conflicts
+
+    return bring_in
 
 
 async def _drop_pieces(mutation: Mutation, key: bytes) -> None:

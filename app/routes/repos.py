@@ -95,7 +95,7 @@ async def post_instance(request: Request) -> Response:
         request.version.uuid,
         versioned=config.flag("Versioned", True),
         shared=datatype.is_shared,
-        compression=config.compression(datatype.compression),
+        compression=datatype.compressed_as(config, datatype.compression),
         checksum=config.checksum(),
         tags=tags,
         settings=await datatype.prepared(datatype.settings(config), datastore, request.is_admin),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,15 +40,21 @@ def parse(dims: str, size: str, offset: str) -> Shape:
     at = parse_point(offset)
     if dims in VOLUMES:
         return Shape(Box.at(at, _three(parse_ints(size, 3))), None)
-    if dims not in _PLANES:
-        raise Invalid(f"{dims!r} is no shape: xy, xz, yz and vol are, or axes such as 0_1_2")
-    axes = _PLANES[dims]
+    axes = parse_plane(dims)
     sides = [1, 1, 1]
     for axis, side in zip(axes, parse_ints(size, 2), strict=True):
         if side > MAX_SIDE:
             raise Invalid(f"an image of {side} pixels is too large")
         sides[axis] = side
     return Shape(Box.at(at, _three(tuple(sides))), axes)
+
+
+def parse_plane(dims: str) -> tuple[int, int]:
+    """The two axes (0 x, 1 y, 2 z) of a plane: `xy`, `0_2` ..."""
+    axes = _PLANES.get(dims.lower().replace(",", "_"))
+    if axes is None:
+        raise Invalid(f"{dims!r} is no shape: xy, xz, yz and vol are, or axes such as 0_1_2")
+    return axes
 
 
 def parse_volume(dims: str, size: str, offset: str) -> Box:
@@ -74,8 +81,8 @@ def isotropic(shape: Shape, voxel_size: list[float]) -> tuple[Shape, Triple | No
     return Shape(Box.at((x, y, z), _three(tuple(sides))), shape.axes), wanted
 
 
-def repeat(voxels: npt.NDArray[Any], wanted: Triple) -> npt.NDArray[Any]:
-    """Voxels (z, y, x) spread over another size, each the nearest one."""
+def repeat(voxels: npt.NDArray[Any], wanted: Sequence[int]) -> npt.NDArray[Any]:
+    """Voxels (z, y, x), or pixels (rows, columns), spread over another size, each the nearest one."""
     for axis, size in enumerate(wanted):
         if size != voxels.shape[axis]:
             voxels = voxels.take(np.arange(size) * voxels.shape[axis] // size, axis=axis)

@@ -44,11 +44,14 @@ def instances(client: httpx.Client, request: pytest.FixtureRequest, made: dict[s
 
 def make_all(client: httpx.Client, root: str) -> str:
     for typename in BY_TYPE:
-        make_instance(client, root, typename, f"the-{typename}", BlockSize="32,32,32", Extension="dat")
+        source = {"Source": "the-uint8blk"} if typename == "imagetile" else {}
+        make_instance(client, root, typename, f"the-{typename}", BlockSize="32,32,32", Extension="dat", **source)
     labels = np.arange(32**3, dtype="<u8").reshape(32, 32, 32) // 5000 + 1
     answer = client.post(f"/api/node/{root}/the-labelmap/raw/0_1_2/32_32_32/0_0_0", content=labels.tobytes())
     assert answer.status_code == 200, answer.text
     client.post(f"/api/node/{root}/the-keyvalue/key/k", content=b"value").raise_for_status()
+    levels = {"0": {"Resolution": [8, 8, 8], "TileSize": [32, 32, 32]}}
+    client.post(f"/api/node/{root}/the-imagetile/metadata", json={"Levels": levels}).raise_for_status()
     return root
 
 

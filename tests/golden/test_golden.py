@@ -18,6 +18,7 @@ COVERED = [
     "annotation",
     "keyvalue",
     "imageblk",
+    "imagetile",
     "neuronjson",
     "roi",
     "server",

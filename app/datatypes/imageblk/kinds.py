@@ -45,6 +45,7 @@ KINDS = [
     Kind("rgba8blk", "rgba8", "0.2", np.dtype("<u4"), tuple(("uint8", c) for c in ("red", "green", "blue", "alpha"))),
 ]
 _BY_NAME: Mapping[str, Kind] = {kind.typename: kind for kind in KINDS}
+TYPENAMES = frozenset(_BY_NAME)
 
 
 @dataclass(frozen=True)
