@@ -19,6 +19,7 @@ from app.routes import (
     instances,
     keyvalue,
     labelsz,
+    multichan16,
     neuronjson,
     nodes,
     precomputed,
@@ -53,6 +54,7 @@ ENDPOINTS: Mapping[str, list[ModuleType]] = {
     "roi": [instances, roi],
     "tarsupervoxels": [instances, tarsupervoxels],
     "imagetile": [instances, imagetile],
+    "multichan16": [instances, multichan16],
     **{datatype.name: [instances, volumes, images, precomputed, zarr] for datatype in imageblk.DATATYPES},
 }
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.datatypes import annotation, imageblk, imagetile, keyvalue, labelmap, labelsz, neuronjson, roi, tarsupervoxels
+from app.datatypes import (
+    annotation,
+    imageblk,
+    imagetile,
+    keyvalue,
+    labelmap,
+    labelsz,
+    multichan16,
+    neuronjson,
+    roi,
+    tarsupervoxels,
+)
 from app.datatypes.datatype import Datatype
 from app.versioning.datastore import Data
 from app.versioning.log import Record
@@ -21,6 +32,7 @@ DATATYPES: Mapping[str, Datatype] = {
         labelsz.DATATYPE,
         tarsupervoxels.DATATYPE,
         imagetile.DATATYPE,
+        multichan16.DATATYPE,
         *imageblk.DATATYPES,
     ]
 }

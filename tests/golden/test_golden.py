@@ -19,6 +19,7 @@ COVERED = [
     "keyvalue",
     "imageblk",
     "imagetile",
+    "multichan16",
     "neuronjson",
     "roi",
     "server",

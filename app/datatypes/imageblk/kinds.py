@@ -44,8 +44,7 @@ KINDS = [
     _plain("float32"),
     Kind("rgba8blk", "rgba8", "0.2", np.dtype("<u4"), tuple(("uint8", c) for c in ("red", "green", "blue", "alpha"))),
 ]
-_BY_NAME: Mapping[str, Kind] = {kind.typename: kind for kind in KINDS}
-TYPENAMES = frozenset(_BY_NAME)
+BY_NAME: Mapping[str, Kind] = {kind.typename: kind for kind in KINDS}
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def image_of(data: Data) -> Image:
     instance = data.instance
     given = instance.settings
     return Image(
-        _BY_NAME[instance.typename],
+        BY_NAME[instance.typename],
         voxels.block_shape(data),
         instance.compression,
         given["background"],

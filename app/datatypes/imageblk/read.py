@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -39,11 +39,18 @@ async def volume(data: Data, snapshot: Snapshot, workers: Workers, box: Box, lim
     if image.source:
         source = await data.datastore.volumes.open(image.source, data.instance.settings["scale_level"])
         return await source.read(box)
+    return await stored(snapshot, workers, image, box)
+
+
+async def stored(
+    snapshot: Snapshot, workers: Workers, image: Image, box: Box, key: Callable[[Triple], bytes] = blocks.key
+) -> Array:
+    """The voxels of a box z, y, x of blocks that are kept under keys of their places; 0 where there are none."""
     met = box.blocks(image.block)
     if box.shape == image.block and box.is_aligned(image.block):
-        return await _one(snapshot, image, met.start)
+        return await _one(snapshot, image, key(met.start))
     places = list(met.points())
-    values = await snapshot.get_many([blocks.key(place) for place in places])
+    values = await snapshot.get_many([key(place) for place in places])
     found = [(place, value) for place, value in zip(places, values, strict=True) if value is not None]
     if not found:
         return np.zeros(box.shape, image.kind.dtype)
@@ -62,9 +69,9 @@ async def volume(data: Data, snapshot: Snapshot, workers: Workers, box: Box, lim
     return out
 
 
-async def _one(snapshot: Snapshot, image: Image, place: Triple) -> Array:
+async def _one(snapshot: Snapshot, image: Image, key: bytes) -> Array:
     """The voxels of one block: what viewers ask for most."""
-    value = await snapshot.get(blocks.key(place))
+    value = await snapshot.get(key)
     if value is None:
         return np.zeros(image.block, image.kind.dtype)
     out = np.empty(image.block, image.kind.dtype)

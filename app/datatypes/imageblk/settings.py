@@ -23,7 +23,7 @@ def datatype(kind: Kind) -> Datatype:
     """The record of the registry."""
 
     def settings(config: Config) -> dict[str, Any]:
-        return _settings(kind, config)
+        return initial(kind, config)
 
     async def prepared(settings: dict[str, Any], datastore: Datastore, is_admin: bool) -> dict[str, Any]:
         return await _prepared(kind, settings, datastore, is_admin)
@@ -44,7 +44,8 @@ def datatype(kind: Kind) -> Datatype:
     )
 
 
-def _settings(kind: Kind, config: Config) -> dict[str, Any]:
+def initial(kind: Kind, config: Config) -> dict[str, Any]:
+    """The settings of a new image of voxels of a kind."""
     if config.text("GridStore"):
         raise Invalid("GridStore names stores of DVID's own configuration; give the URL of the volume as Source")
     if config.compression("lz4").startswith("jpeg") and kind.typename != "uint8blk":

@@ -33,7 +33,7 @@ def source(data: Data) -> Data:
     if not name:
         raise Invalid(f"data {data.instance.name!r} has no Source, which slices need")
     found = data.sibling(name)
-    if found.instance.typename not in kinds.TYPENAMES:
+    if found.instance.typename not in kinds.BY_NAME:
         raise Invalid(f"the Source {name!r} must be an image, not of type {found.instance.typename}")
     return found
 
