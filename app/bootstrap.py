@@ -54,7 +54,7 @@ ENDPOINTS: Mapping[str, list[ModuleType]] = {
     "roi": [instances, roi],
     "tarsupervoxels": [instances, tarsupervoxels],
     "imagetile": [instances, imagetile],
-    "multichan16": [instances, multichan16],
+    "multichan16": [instances, multichan16, precomputed, zarr],
     **{datatype.name: [instances, volumes, images, precomputed, zarr] for datatype in imageblk.DATATYPES},
 }
 

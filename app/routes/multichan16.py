@@ -5,7 +5,8 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from app.core.errors import Invalid, TooLarge
-from app.datatypes import multichan16
+from app.datatypes.multichan16 import boxes
+from app.datatypes.multichan16.load import load
 from app.formats import images
 from app.routes import answers, shapes
 from app.routes.endpoint import Parameter, endpoint
@@ -20,7 +21,7 @@ async def post_load(request: Request) -> Response:
     service = request.service
     limit = service.settings.max_answer_bytes
     body = await request.body()
-    found = await multichan16.load(request.data, service.workers, body, request.author, limit)
+    found = await load(request.data, service.workers, body, request.author, limit)
     return answers.json({"NumChannels": len(found.ranges), "Size": found.shape[::-1]})
 
 
@@ -33,13 +34,13 @@ async def get_slice(request: Request) -> Response:
     form = images.parse_format(request.path.get("format", ""))
     service, box = request.service, shape.box
     limit = service.settings.max_answer_bytes
-    if box.count * multichan16.PIXEL_BYTES > limit:
+    if box.count * boxes.PIXEL_BYTES > limit:
         raise TooLarge(f"{box.count} pixels are more than one answer may hold ({limit} bytes)")
     number: int = request.query["channel"]
     snapshot = await request.head()
     if number:
-        dense = await multichan16.channel(request.data, snapshot, service.workers, number, box)
+        dense = await boxes.channel(request.data, snapshot, service.workers, number, box)
     else:
-        dense = await multichan16.composite(request.data, snapshot, service.workers, box)
+        dense = await boxes.composite(request.data, snapshot, service.workers, box)
     image = await service.workers.run(images.encode, shape.image(dense), form)
     return Response(image, media_type=form.media)

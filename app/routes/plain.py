@@ -16,6 +16,8 @@ from app.datatypes.imageblk.chunks import ImageChunks
 from app.datatypes.imageblk.published import PublishedChunks
 from app.datatypes.labelmap import mapping
 from app.datatypes.labelmap.chunks import LabelChunks
+from app.datatypes.multichan16 import kept
+from app.datatypes.multichan16.chunks import ChannelChunks
 from app.formats import precomputed
 from app.routes import answers
 from app.routes.request import Request
@@ -26,6 +28,8 @@ async def chunks_of(request: Request, *, supervoxels: bool = False) -> Chunks:
     service, snapshot = request.service, await request.head()
     if request.data.instance.settings.get("source"):
         return PublishedChunks(request.data, service.workers)
+    if request.data.instance.typename == "multichan16":
+        return ChannelChunks(request.data, snapshot, service.workers, await kept.channels(snapshot))
     if request.data.instance.typename != "labelmap":
         return ImageChunks(request.data, snapshot, service.workers)
     applied = mapping.IDENTITY if supervoxels else await mapping.load(snapshot)

@@ -21,6 +21,7 @@ from zarr.storage import FsspecStore
 from app.formats.dvid_pb2 import MappingOps
 from tests.api.conftest import make_instance
 from tests.running import ADMIN
+from tests.stacks import v3draw
 
 Array = npt.NDArray[Any]
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data" / "connectomics-512.npz"
@@ -304,6 +305,24 @@ def test_colours_are_channels(client: httpx.Client, root: str, read: Reader) -> 
     corner, volume = read(f"{client.base_url}/api/node/{root}/colour", 0)
     assert corner == (0, 32, -32)
     np.testing.assert_array_equal(volume, image.transpose(3, 0, 1, 2))
+
+
+@readers
+@pytest.mark.parametrize(("count", "dtype"), [(3, "u2"), (1, "u1")])
+def test_channels_of_stacks(client: httpx.Client, root: str, read: Reader, count: int, dtype: str) -> None:
+    """The volume is rounded to whole blocks; where a block is empty in all channels there is no chunk."""
+    make_instance(client, root, "multichan16", "cells", BlockSize="32,16,8")
+    url = f"/api/node/{root}/cells"
+    assert client.get(f"{url}/precomputed/info").status_code == 404
+    image = np.random.default_rng(4).integers(0, 256, (count, 20, 30, 40)).astype(dtype)
+    image[:, :8] = 0
+    post(client, f"{url}/load", v3draw(image))
+    corner, volume = read(f"{client.base_url}{url}", 0)
+    assert corner == (0, 0, 0)
+    expected = np.pad(image, [(0, 0), (0, 4), (0, 2), (0, 24)])
+    np.testing.assert_array_equal(volume, expected if count > 1 else expected[0])
+    assert client.get(f"{url}/precomputed/s0/0-32_0-16_0-8").status_code == 404
+    assert client.get(f"{url}/precomputed/s0/0-32_0-16_8-16").status_code == 200
 
 
 @readers

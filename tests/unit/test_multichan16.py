@@ -17,17 +17,10 @@ from PIL import Image
 
 from app.formats import v3d_raw
 from tests.in_process import Served, served
+from tests.stacks import v3draw
 
 RNG = np.random.default_rng(5)
 AXES = {"xy": (0, 1), "xz": (0, 2), "yz": (1, 2)}
-
-
-def v3draw(dense: np.ndarray, order: str = "L") -> bytes:
-    """The file of voxels (channel, z, y, x)."""
-    count, depth, height, width = dense.shape
-    mark = {"L": "<", "B": ">"}[order]
-    fields = struct.pack(f"{mark}H4I", dense.itemsize, width, height, depth, count)
-    return v3d_raw.MAGIC + order.encode() + fields + dense.astype(dense.dtype.newbyteorder(mark)).tobytes()
 
 
 def random(count: int, shape_zyx: tuple[int, int, int], dtype: Any = np.uint16) -> np.ndarray:
