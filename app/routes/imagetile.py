@@ -112,7 +112,10 @@ async def get_tilekey(request: Request) -> Response:
 
 @endpoint("GET", "raw/{dims}/{size}/{offset}/{format?}", media="image/png", answer="an image")
 async def get_raw(request: Request) -> Response:
-    """A slice of any size and place, in voxels, put together from tiles of scale 0; black where there are none."""
+    """A slice of any size and place, in voxels, put together from tiles of scale 0.
+
+    Where there are none it is black, or if the instance has `Placeholder` says which are missing.
+    """
     return await _slice(request, _plane(request), None)
 
 
