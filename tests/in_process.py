@@ -30,6 +30,21 @@ class Served(NamedTuple):
         answer = await self.http.post(f"/api/repo/{self.root}/instance", json=body)
         assert answer.status_code == 200, answer.text
 
+    async def ask(self, method: str, path: str, status: int = 200, **more: Any) -> httpx.Response:
+        """Expect a status of a path, or of one below the root version; an error has words."""
+        url = path if path.startswith("/") else f"/api/node/{self.root}/{path}"
+        answer = await self.http.request(method, url, **more)
+        assert answer.status_code == status, answer.text[:300]
+        assert status == 200 or answer.text.strip()
+        return answer
+
+    async def child(self, branch: str = "") -> str:
+        """A new version after the root, which is locked if it was open."""
+        if not (await self.ask("GET", "commit")).json()["Locked"]:
+            await self.ask("POST", "commit", json={})
+        kind = "branch" if branch else "newversion"
+        return str((await self.ask("POST", kind, json={"branch": branch})).json()["child"])
+
 
 @asynccontextmanager
 async def served(store: Path, **settings: Any) -> AsyncIterator[Served]:

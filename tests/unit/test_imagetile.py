@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import lz4.block
 import numpy as np
 import pytest
@@ -44,17 +43,7 @@ def grey(*shape: int) -> np.ndarray:
     return RNG.integers(0, 256, shape, np.uint8)
 
 
-class Client:
-    def __init__(self, found: Served) -> None:
-        self.served, self.http, self.root = found, found.http, found.root
-
-    async def ask(self, method: str, path: str, status: int = 200, **more: Any) -> httpx.Response:
-        url = path if path.startswith("/") else f"/api/node/{self.root}/{path}"
-        answer = await self.http.request(method, url, **more)
-        assert answer.status_code == status, answer.text[:300]
-        assert status == 200 or answer.text.strip()
-        return answer
-
+class Client(Served):
     async def get(self, path: str, status: int = 200) -> bytes:
         return (await self.ask("GET", path, status)).content
 
@@ -62,21 +51,15 @@ class Client:
         await self.ask("POST", path, status, content=body)
 
     async def make(self, name: str, *sizes: tuple[int, int, int], **given: str) -> None:
-        await self.served.create("imagetile", name, **given)
+        await self.create("imagetile", name, **given)
         await self.ask("POST", f"{name}/metadata", json=levels(*(sizes or [(32, 24, 16)])))
-
-    async def child(self, branch: str = "") -> str:
-        if not (await self.ask("GET", f"/api/node/{self.root}/commit")).json()["Locked"]:
-            await self.ask("POST", f"/api/node/{self.root}/commit", json={})
-        kind = "branch" if branch else "newversion"
-        return str((await self.ask("POST", f"/api/node/{self.root}/{kind}", json={"branch": branch})).json()["child"])
 
 
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[Client]:
     async with served(tmp_path, max_answer_bytes=64 << 20) as found:
         await found.create("uint8blk", "gray")
-        yield Client(found)
+        yield Client(*found)
 
 
 @pytest.mark.parametrize(("form", "media"), [("png", "image/png"), ("jpg", "image/jpeg")])
@@ -172,7 +155,7 @@ async def test_version_merges_join_tile_by_tile(client: Client) -> None:
     for place in ("0_1_0", "1_1_0", "5_5_5"):
         assert await client.get(f"/api/node/{child}/tiles/tile/xy/0/{place}") == large
     assert await client.get(f"/api/node/{child}/tiles/tile/xy/0/0_0_0") == b"root"
-    data = await client.served.service.datastore.data(child, "tiles")
+    data = await client.service.datastore.data(child, "tiles")
     assert len(await (await data.head()).keys(b"v/", b"v0")) == 3 * 2
 
     others = []
@@ -191,7 +174,7 @@ async def test_version_merges_join_tile_by_tile(client: Client) -> None:
 
 
 async def test_isotropic_slices_repeat_the_coarser_axis_of_the_source(client: Client) -> None:
-    await client.served.create("uint8blk", "flat", VoxelSize="8,8,32")
+    await client.create("uint8blk", "flat", VoxelSize="8,8,32")
     await client.make("tiles", (32, 32, 8), Source="flat")
     pixels = grey(8, 32)
     await client.post("tiles/tile/xz/0/0_3_0", encoded(pixels))
@@ -201,10 +184,10 @@ async def test_isotropic_slices_repeat_the_coarser_axis_of_the_source(client: Cl
 
 
 async def test_slices_have_the_depth_of_the_source(client: Client) -> None:
-    await client.served.create("uint16blk", "deep")
-    await client.served.create("rgba8blk", "color")
-    await client.served.create("uint64blk", "wide")
-    await client.served.create("keyvalue", "kv")
+    await client.create("uint16blk", "deep")
+    await client.create("rgba8blk", "color")
+    await client.create("uint64blk", "wide")
+    await client.create("keyvalue", "kv")
     shallow, deep, color = grey(24, 32), RNG.integers(0, 1 << 16, (24, 32), np.uint16), grey(24, 32, 4)
     for name in ("deep", "color", "wide", "kv", "nothing"):
         await client.make(f"tiles-{name}", Source=name)
@@ -294,7 +277,7 @@ async def test_metadata_that_make_no_sense_change_nothing(client: Client, change
 
 
 async def test_metadata_are_read_without_regard_to_case(client: Client) -> None:
-    await client.served.create("imagetile", "tiles")
+    await client.create("imagetile", "tiles")
     body = {"levels": {"0": {"resolution": [3.5, 4, 5], "tilesize": [8, 16, 32]}}}
     await client.ask("POST", "tiles/metadata", json=body)
     level = {"Resolution": [3.5, 4, 5], "TileSize": [8, 16, 32]}
@@ -332,7 +315,7 @@ async def test_keys_tell_tiles_apart(client: Client) -> None:
 async def test_a_removed_instance_takes_its_tiles_along(client: Client, tmp_path: Path) -> None:
     await client.make("tiles")
     await client.post("tiles/tile/xy/0/0_0_0", RNG.bytes(1000))
-    data = await client.served.service.datastore.data(client.root, "tiles")
+    data = await client.service.datastore.data(client.root, "tiles")
     folder = tmp_path / data.folder
     assert folder.is_dir()
     await client.ask("DELETE", f"/api/repo/{client.root}/instance/tiles?imsure=true&admintoken={ADMIN}")
@@ -386,7 +369,7 @@ def test_slices_are_what_pasted_tiles_show(
     async def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
             async with served(Path(folder)) as found:
-                client = Client(found)
+                client = Client(*found)
                 await found.create("uint8blk", "gray")
                 await client.make("tiles", size, Source="gray", Format=form)
                 for (column, row), pixels in tiles.items():

@@ -43,17 +43,7 @@ def decoded(image: bytes) -> np.ndarray:
         return np.asarray(found)
 
 
-class Client:
-    def __init__(self, found: Served) -> None:
-        self.served, self.http, self.root = found, found.http, found.root
-
-    async def ask(self, method: str, path: str, status: int = 200, **more: Any) -> httpx.Response:
-        url = path if path.startswith("/") else f"/api/node/{self.root}/{path}"
-        answer = await self.http.request(method, url, **more)
-        assert answer.status_code == status, answer.text[:300]
-        assert status == 200 or answer.text.strip()
-        return answer
-
+class Client(Served):
     async def load(self, body: bytes, status: int = 200, version: str = "") -> httpx.Response:
         return await self.ask("POST", f"/api/node/{version or self.root}/mc/load", status, content=body)
 
@@ -66,17 +56,12 @@ class Client:
         path = f"xy/{width}_{height}/0_0_{{}}?channel={number}"
         return np.stack([await self.pixels(path.format(z), version) for z in range(depth)])
 
-    async def child(self, branch: str) -> str:
-        if not (await self.ask("GET", f"/api/node/{self.root}/commit")).json()["Locked"]:
-            await self.ask("POST", f"/api/node/{self.root}/commit", json={})
-        return str((await self.ask("POST", f"/api/node/{self.root}/branch", json={"branch": branch})).json()["child"])
-
 
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[Client]:
     async with served(tmp_path, max_answer_bytes=64 << 20) as found:
         await found.create("multichan16", "mc", BlockSize="16,8,4")
-        yield Client(found)
+        yield Client(*found)
 
 
 @pytest.mark.parametrize("order", ["L", "B"])
@@ -211,7 +196,7 @@ async def test_version_merges_take_one_load_or_the_other(client: Client) -> None
 
 @pytest.mark.parametrize("compression", ["none", "lz4", "gzip:9", "snappy"])
 async def test_every_compression_reads_back(client: Client, compression: str) -> None:
-    await client.served.create("multichan16", "other", Compression=compression)
+    await client.create("multichan16", "other", Compression=compression)
     dense = random(2, (5, 40, 50))
     await client.ask("POST", "other/load", content=v3draw(dense))
     answer = await client.ask("GET", "other/xy/50_40/0_0_4?channel=2")
@@ -259,7 +244,7 @@ def test_any_slice_shows_the_volume(
     async def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
             async with served(Path(folder)) as found:
-                client = Client(found)
+                client = Client(*found)
                 await found.create("multichan16", "mc", BlockSize=",".join(map(str, block)))
                 await client.load(v3draw(dense))
                 path = f"{plane}/{extent[0]}_{extent[1]}/{'_'.join(map(str, at))}"
