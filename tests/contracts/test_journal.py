@@ -105,6 +105,10 @@ async def test_a_journal_cut_short_as_it_began_is_none(tmp_path: Path) -> None:
         assert await (await newest(opened(tmp_path))).get(b"a") == b"1"
 
 
+async def stopped(*_: object, **__: object) -> None:
+    raise StoreUnavailable("stopped")
+
+
 @pytest.mark.parametrize("is_last", [False, True])
 async def test_stopped_between_storing_and_marking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_last: bool
@@ -115,9 +119,6 @@ async def test_stopped_between_storing_and_marking(
     await here.create_empty()
     await here.commit({b"a": b"1"}, unchanged={})
     before = await newest(reader)
-
-    async def stopped(*_: object, **__: object) -> None:
-        raise StoreUnavailable("stopped")
 
     large = b"x" * (journals.chosen().entry_bytes + 1)
     with monkeypatch.context() as broken:
@@ -156,13 +157,13 @@ async def test_who_has_a_journal_mapped_sees_what_a_stopped_process_has_left(
     assert seen.is_settled
     tell = journal._tell
 
-    def stopped(file: int, end: int) -> None:
+    def told_too_late(file: int, end: int) -> None:
         if end:
             raise OSError("stopped")
         tell(file, end)
 
     with monkeypatch.context() as broken:
-        broken.setattr(journal, "_tell", stopped)
+        broken.setattr(journal, "_tell", told_too_late)
         with pytest.raises(StoreUnavailable):
             await here.commit({b"a": b"3"}, unchanged={})
     assert not seen.is_settled
@@ -173,6 +174,20 @@ async def test_who_has_a_journal_mapped_sees_what_a_stopped_process_has_left(
     assert seen.is_settled
 
 
+async def test_who_has_a_journal_mapped_sees_that_it_has_a_successor(tmp_path: Path) -> None:
+    here, reader = opened(tmp_path), opened(tmp_path)
+    await here.create_empty()
+    await here.commit({b"a": b"1"}, unchanged={})
+    seen = await mapped(reader)
+    async with here.turn():
+        assert here._journal is not None
+        newest_stretch = here._journal.stretch
+        assert newest_stretch is not None
+        await here._journal.mark(newest_stretch.newest, newest_stretch.stored, anew=True)
+    assert not seen.is_settled
+    assert await (await newest(reader)).get(b"a") is None  # the mark says that OCDBT has all there is
+
+
 async def test_who_has_a_journal_mapped_is_told_of_a_commit_that_was_stored_but_not_marked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,9 +195,6 @@ async def test_who_has_a_journal_mapped_is_told_of_a_commit_that_was_stored_but_
     await here.create_empty()
     await there.commit({b"a": b"1"}, unchanged={})
     seen = await mapped(there)
-
-    async def stopped(*_: object, **__: object) -> None:
-        raise StoreUnavailable("stopped")
 
     with monkeypatch.context() as broken:
         broken.setattr(Journal, "mark", stopped)
