@@ -215,6 +215,7 @@ class OrderedMap:
         # A map that has none yet gets a journal now: to look at its end is cheaper than to look at the manifest.
         generation = newest.newest + (writes is not None)
         await journal.mark(generation, stored, anew=journal.size_bytes > self._limits.file_bytes)
+        self._agreed, self._is_agreed = (stored, manifest), True
 
     async def _check(self, view: View, unchanged: Mapping[bytes, bytes | None]) -> None:
         values = await view.get_many(unchanged)

@@ -130,9 +130,9 @@ class Request:
             raise Invalid(f"generation {text!r} is not a number, or several with a hyphen between")
         return await data.at(int(generations[index])) if index < len(generations) else await data.head()
 
-    async def stream(self) -> AsyncIterator[bytes]:
-        """The body in pieces as they come."""
-        received, is_more = 0, True
+    async def stream(self, received: int = 0) -> AsyncIterator[bytes]:
+        """The body in pieces as they come, or what follows so many bytes of it."""
+        is_more = True
         while is_more:
             piece, is_more = await self._piece(received)
             received += len(piece)
@@ -162,12 +162,7 @@ class Request:
         piece, is_more = await self._piece(0)
         if not is_more:
             return piece
-        pieces, received = [piece], len(piece)
-        while is_more:
-            piece, is_more = await self._piece(received)
-            pieces.append(piece)
-            received += len(piece)
-        return b"".join(pieces)
+        return b"".join([piece, *[more async for more in self.stream(len(piece))]])
 
     async def json(self) -> Any:
         """The body as JSON; None if it is empty."""

@@ -221,9 +221,7 @@ class Overlay:
 
     def _with_staged(self, below: list[bytes], first: bytes, last: bytes) -> list[bytes]:
         found = [
-            key
-            for key in below
-            if key not in self.writes and key not in self.copies and not (self.ranges and self._is_removed(key))
+            key for key in below if key not in self.writes and key not in self.copies and not self._is_removed(key)
         ]
         if self._staged_keys is None:
             self._staged_keys = sorted(

@@ -49,7 +49,7 @@ def encode(document: Mapping[str, Any]) -> bytes:
     users: Document = {}
     times: Document = {}
     for name, value in document.items():
-        end = name[-5:]
+        end = name[-len(USER) :]  # as long as TIME
         group = users if end == USER else times if end == TIME else fields
         group[name] = value
     shown = orjson.dumps(fields, option=_SORTED)[:-1]
